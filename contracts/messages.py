@@ -135,12 +135,14 @@ def decode(fields: Fields, allowed: tuple[type[Message], ...]) -> Message:
     """
     version = _integer(fields, b"v")
     if version > SCHEMA_VERSION:
-        raise NewerSchemaError(f"message of schema version {version}, this program reads up to {SCHEMA_VERSION}: update it")
+        raise NewerSchemaError(
+            f"message of schema version {version}, this program reads up to {SCHEMA_VERSION}: update it"
+        )
     if version != SCHEMA_VERSION:
         raise DataError(f"message of unknown schema version {version}")
     name = fields.get(b"type", b"").decode("utf-8", "replace")
     for kind in allowed:
-        if kind.TYPE == name:
+        if name == kind.TYPE:
             return _decode_body(fields, kind)
     raise DataError(f"message type {name!r} does not belong on this stream")
 

@@ -38,13 +38,14 @@ TRADE = _group(("last", "<i4"), ("last_size", "<i4"))
 VOLUME = _group(("volume", "<i8"))
 FMV = _group(("fmv", "<f8"))
 GREEKS = _group(
-    ("iv", "<f8"), ("delta", "<f8"), ("gamma", "<f8"), ("theta", "<f8"), ("vega", "<f8"), ("oi", "<f8"), ("chain_ts", "<f8")
+    ("iv", "<f8"), ("delta", "<f8"), ("gamma", "<f8"), ("theta", "<f8"), ("vega", "<f8"), ("chain_ts", "<f8")
 )
+INTEREST = _group(("oi", "<f8"))
 
 # quotes: what tiles depend on. `row_version` is the plane version that last changed bid or ask.
 QUOTE_ROW = np.dtype([("quote", QUOTE), ("row_version", "<i8")])
 TRADE_ROW = np.dtype([("trade", TRADE), ("volume", VOLUME), ("fmv", FMV)])
-CHAIN_ROW = np.dtype([("greeks", GREEKS)])
+CHAIN_ROW = np.dtype([("greeks", GREEKS), ("interest", INTEREST)])
 
 # Where the values start that make a row dirty (bid, ask), and where its version is written.
 QUOTE_DIRTY_BYTES = 8
@@ -70,7 +71,9 @@ class Tiles:
 
     def encode(self) -> bytes:
         """The blob of the tiles and published layers."""
-        return pack_header(self.version, self.watermark, self.cells.shape[1]) + np.ascontiguousarray(self.cells).tobytes()
+        return (
+            pack_header(self.version, self.watermark, self.cells.shape[1]) + np.ascontiguousarray(self.cells).tobytes()
+        )
 
 
 def decode_tiles(blob: bytes) -> Tiles:
@@ -126,8 +129,10 @@ def empty_chain(count: int) -> Array:
     """Rows with no greeks or open interest yet."""
     rows = np.zeros(count, CHAIN_ROW)
     _clear(rows["greeks"])
-    for name in ("iv", "delta", "gamma", "theta", "vega", "oi", "chain_ts"):
+    _clear(rows["interest"])
+    for name in ("iv", "delta", "gamma", "theta", "vega", "chain_ts"):
         rows["greeks"][name] = np.nan
+    rows["interest"]["oi"] = np.nan
     return rows
 
 

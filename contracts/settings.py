@@ -60,14 +60,18 @@ class Settings(BaseSettings):
     massive_rate: float = Field(0.04, ge=-0.05, le=0.5, description="interest rate for discounting, per year")
     massive_gamma: Literal["auto", "provider", "own"] = Field("auto", description="which greeks models use")
     massive_widths: dict[str, tuple[float, ...]] = Field(default_factory=dict, exclude=True, repr=False)
-    marketswarm_namespace: str = Field("", pattern=r"^[a-z0-9_-]{0,32}$", description="prefix of all keys (tests, replay)")
+    marketswarm_namespace: str = Field(
+        "", pattern=r"^[a-z0-9_-]{0,32}$", description="prefix of all keys (tests, replay)"
+    )
     marketswarm_partitioned: bool = Field(False, description="hash tags for Redis Cluster")
     marketswarm_host: str = Field("127.0.0.1", description="gateway address")
     marketswarm_port: int = Field(8080, ge=0, le=65535, description="gateway port")
     marketswarm_data: Path = Field(Path(".marketswarm"), description="data folder")
     marketswarm_timeline_length: int = Field(1000, ge=1, description="epochs kept on a timeline")
     marketswarm_stream_high_water: int = Field(50_000, ge=100, description="entries before ingestion conflates")
-    marketswarm_stream_high_water_bytes: int = Field(256 * 2**20, ge=2**20, description="bytes before ingestion conflates")
+    marketswarm_stream_high_water_bytes: int = Field(
+        256 * 2**20, ge=2**20, description="bytes before ingestion conflates"
+    )
     marketswarm_resume_window_sec: int = Field(300, ge=10, description="how long published events can be resumed")
     marketswarm_claim_idle_ms: int = Field(5000, ge=200, description="idle time after which entries change owner")
     marketswarm_journal: bool = Field(False, description="record the order in which entries take effect")

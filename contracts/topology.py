@@ -39,8 +39,22 @@ class StreamRow:
 
 
 STREAMS: tuple[StreamRow, ...] = (
-    StreamRow("jobs", Keys.jobs_stream, (messages.ChainFetch,), "staging (tick)", StageName.MASSIVE, Retention.ACKNOWLEDGED),
-    StreamRow("chain", Keys.chain_stream, (messages.ChainCompleted,), "massive", StageName.STAGING, Retention.ACKNOWLEDGED),
+    StreamRow(
+        "jobs",
+        Keys.jobs_stream,
+        (messages.ChainFetch,),
+        "staging (tick)",
+        StageName.MASSIVE,
+        Retention.ACKNOWLEDGED,
+    ),
+    StreamRow(
+        "chain",
+        Keys.chain_stream,
+        (messages.ChainCompleted,),
+        "massive",
+        StageName.STAGING,
+        Retention.ACKNOWLEDGED,
+    ),
     StreamRow("ws", Keys.ws_stream, (), "massive (feed), foreign writers", StageName.STAGING, Retention.ACKNOWLEDGED),
     StreamRow(
         "epoch",

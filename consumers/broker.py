@@ -1,0 +1,213 @@
+"""The server as the runner sees it: groups, entries, atomic commits, reads at one moment, leases."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any
+
+from redis.exceptions import NoScriptError, ResponseError
+
+from consumers.clients import BLOCK_MS, connect, connect_reader, faults_named
+from consumers.encoding import encode_commit
+from contracts.commit import Applied, Commit, Lost, Outcome, Refused
+from contracts.ports import CountExisting, GetFields, GetItems, GetValue, Read
+
+FIRST = "0"
+
+
+class Script:
+    """A Lua script of `lua/`, called by its digest and sent whole when the server does not know it (yet)."""
+
+    def __init__(self, name: str) -> None:
+        self._source = (files("consumers") / "lua" / f"{name}.lua").read_text()
+        self._digest = ""
+
+    async def __call__(self, client: Any, keys: Sequence[str], *arguments: bytes | str | int) -> object:
+        if self._digest:
+            try:
+                return await client.evalsha(self._digest, len(keys), *keys, *arguments)
+            except NoScriptError:
+                pass
+        self._digest = await client.script_load(self._source)
+        return await client.evalsha(self._digest, len(keys), *keys, *arguments)
+
+
+@dataclass(frozen=True, slots=True)
+class RawEntry:
+    """An entry as read: id and fields."""
+
+    id: str
+    fields: dict[bytes, bytes]
+
+
+class Broker:
+    """One consumer of one group, and its way to the state. Errors are TransientError or FatalError."""
+
+    def __init__(self, redis_url: str, group: str, consumer: str, cursor_key: str) -> None:
+        self.group = group
+        self.consumer = consumer
+        self._url = redis_url
+        # replies are checked where they are used; redis-py types every shape a reply might have under any option
+        self._client: Any = connect(redis_url)
+        self._readers: dict[str, Any] = {}
+        self._cursor_key = cursor_key
+        self._commit = Script("commit")
+        self._renew = Script("renew")
+        self._trim = Script("trim")
+        self._forget = Script("forget")
+        self._lease = Script("lease")
+
+    async def close(self) -> None:
+        """Close every connection."""
+        for client in (self._client, *self._readers.values()):
+            await client.aclose()
+
+    async def ping(self) -> None:
+        """Raise unless the server answers."""
+        with faults_named(self._url):
+            await self._client.ping()
+
+    # --- group and entries
+
+    async def ensure_group(self, stream: str) -> None:
+        """Create the group at its durable cursor: nothing acknowledged comes again, nothing is skipped."""
+        with faults_named(self._url):
+            cursor = await self._client.hget(self._cursor_key, stream)
+            start = cursor.decode() if cursor else FIRST
+            try:
+                await self._client.xgroup_create(stream, self.group, start, mkstream=True)
+            except ResponseError as error:
+                if not str(error).startswith("BUSYGROUP"):
+                    raise
+
+    async def read_new(self, stream: str, count: int) -> list[RawEntry]:
+        """Entries nobody has read; waits up to BLOCK_MS for the first."""
+        return await self._read(stream, ">", count, BLOCK_MS)
+
+    async def read_pending(self, stream: str, count: int) -> list[RawEntry]:
+        """This consumer's own unfinished entries, oldest first."""
+        return await self._read(stream, FIRST, count, None)
+
+    async def _read(self, stream: str, start: str, count: int, block_ms: int | None) -> list[RawEntry]:
+        reader = self._readers.get(stream)
+        if reader is None:
+            reader = self._readers[stream] = connect_reader(self._url)
+        with faults_named(self._url):
+            reply = await reader.xreadgroup(self.group, self.consumer, {stream: start}, count=count, block=block_ms)
+        if not reply:
+            return []
+        # a pending entry that was deleted from the stream comes without fields: nothing is left to work on
+        return [RawEntry(entry_id.decode(), fields or {}) for entry_id, fields in reply[0][1]]
+
+    async def claim_idle(self, stream: str, idle_ms: int, cursor: str) -> tuple[str, int]:
+        """Take over entries idle for longer than `idle_ms`; returns the next cursor and how many were taken.
+
+        COUNT stays at 100: the server scans ten times as many.
+        """
+        with faults_named(self._url):
+            reply = await self._client.xautoclaim(
+                stream, self.group, self.consumer, idle_ms, start_id=cursor, count=100, justid=False
+            )
+        return reply[0].decode(), len(reply[1])
+
+    async def renew(self, stream: str, ids: Sequence[str]) -> None:
+        """Keep entries from being claimed while we work on them."""
+        with faults_named(self._url):
+            await self._renew(self._client, [stream], self.group, self.consumer, *ids)
+
+    async def trim(self, stream: str) -> int:
+        """Drop what the group has acknowledged."""
+        with faults_named(self._url):
+            reply = await self._trim(self._client, [stream], self.group)
+        assert isinstance(reply, int)
+        return reply
+
+    async def forget_dead(self, stream: str, idle_ms: int) -> None:
+        """Remove consumers that have been away for `idle_ms` and own nothing."""
+        with faults_named(self._url):
+            for row in await self._client.xinfo_consumers(stream, self.group):
+                if row["pending"] == 0 and row["idle"] > idle_ms and row["name"].decode() != self.consumer:
+                    await self._forget(self._client, [stream], self.group, row["name"])
+
+    # --- state
+
+    async def commit(self, commit: Commit, merged_before: int = 0) -> Outcome:
+        """Apply a commit, all or nothing."""
+        keys, body = encode_commit(commit, self._cursor_key)
+        with faults_named(self._url):
+            reply = await self._commit(self._client, keys, self.group, self.consumer, body, merged_before)
+        assert isinstance(reply, list)
+        if reply[0] == b"ok":
+            return Applied(reply[1])
+        if reply[0] == b"refused":
+            return Refused(commit.guards[reply[1]])
+        return Lost(frozenset(entry_id.decode() for entry_id in reply[1:]))
+
+    async def values(self, *keys: str) -> list[bytes | None]:
+        """The values of several keys."""
+        with faults_named(self._url):
+            reply: list[bytes | None] = await self._client.mget(keys)
+        return reply
+
+    async def fields(self, key: str) -> dict[bytes, bytes]:
+        """A whole HASH; empty if absent."""
+        with faults_named(self._url):
+            reply: dict[bytes, bytes] = await self._client.hgetall(key)
+        return reply
+
+    async def read(self, *reads: Read) -> list[object]:
+        """Several reads at one moment, results in order."""
+        with faults_named(self._url):
+            async with self._client.pipeline(transaction=True) as pipeline:
+                for one in reads:
+                    match one:
+                        case GetValue(key):
+                            pipeline.get(key)
+                        case GetFields(key):
+                            pipeline.hgetall(key)
+                        case GetItems(key, start, stop):
+                            pipeline.lrange(key, start, stop)
+                        case CountExisting(keys):
+                            pipeline.exists(*keys)
+                return list(await pipeline.execute())
+
+    async def append(self, stream: str, entries: Iterable[dict[str, bytes | str]]) -> None:
+        """Append entries in one round trip; after an error some may have been appended (at least once)."""
+        with faults_named(self._url):
+            async with self._client.pipeline(transaction=False) as pipeline:
+                for fields in entries:
+                    pipeline.xadd(stream, fields)
+                await pipeline.execute()
+
+    # --- leases and fields outside commits
+
+    async def take_lease(self, key: str, ttl_ms: int) -> bool:
+        """Take or renew a lease; one owner at a time."""
+        with faults_named(self._url):
+            return await self._lease(self._client, [key], self.consumer, ttl_ms) == 1
+
+    async def drop_lease(self, key: str) -> None:
+        """Give a lease back if it is ours."""
+        with faults_named(self._url):
+            await self._lease(self._client, [key], self.consumer, 0)
+
+    async def set_field(self, key: str, field: str, value: bytes) -> None:
+        """`HSET key field value`."""
+        with faults_named(self._url):
+            await self._client.hset(key, field, value)
+
+    async def drop_field(self, key: str, field: str) -> None:
+        """`HDEL key field`."""
+        with faults_named(self._url):
+            await self._client.hdel(key, field)
+
+    async def server_memory_policy(self) -> str:
+        """`maxmemory-policy`; anything but noeviction may delete our keys. Empty if the server will not say."""
+        try:
+            with faults_named(self._url):
+                reply: dict[str, str] = await self._client.config_get("maxmemory-policy")
+        except ResponseError:
+            return ""
+        return reply.get("maxmemory-policy", "")

@@ -1,0 +1,277 @@
+"""The one runner of all stages: read, load, step, commit, for ever; retry, park, claim, renew, trim, drain.
+
+Order of one round for a source:
+
+1. own pending entries first (after a start, a lost connection, or a claim), then new ones;
+2. decode each; poison is parked in the commit that acknowledges it;
+3. per partition: load the state, take the pure step, apply its commits; a refusal loads and steps again;
+4. a DataError of a whole batch is narrowed by halving it until the entry at fault is alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable, Hashable, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from time import monotonic, time
+from typing import Any, TypeAlias
+
+import structlog
+
+from consumers.broker import Broker, RawEntry
+from contracts.commit import Applied, Commit, Emit, EntryId, Lost
+from contracts.errors import DataError, FatalError, TransientError
+from contracts.keys import Keys
+from contracts.stage import Entry, Source, Stage
+from contracts.topology import Retention
+
+log = structlog.get_logger("runner")
+
+AnySource: TypeAlias = "Source[Any, Any]"
+
+PARKED_KEEP = 10_000
+SWEEP_EVERY_S = 1.0
+SWEEP_LEASE_MS = 3000
+DEAD_CONSUMER_MS = 60_000
+MAX_BACKOFF_S = 5.0
+REFUSALS_BEFORE_PAUSE = 20
+
+
+@dataclass
+class Activity:
+    """What this process did; read by the probes and the heartbeat. Local facts, not state."""
+
+    commits: int = 0
+    refused: int = 0
+    lost: int = 0
+    entries: int = 0
+    parked: int = 0
+    claimed: int = 0
+    faults: int = 0
+    last_commit_ts: float = 0.0
+    last_read_ts: float = 0.0
+    waiting_for: str = ""
+    batch_ms: list[float] = field(default_factory=list)
+
+
+class Backoff:
+    """Capped, jittered delays: 0.05 s doubling to MAX_BACKOFF_S."""
+
+    def __init__(self) -> None:
+        self._delay = 0.0
+
+    def reset(self) -> None:
+        """The next fault starts small again."""
+        self._delay = 0.0
+
+    async def wait(self, stop: asyncio.Event, at_least_s: float = 0.0) -> None:
+        """Wait, or return early when stopping."""
+        self._delay = min(MAX_BACKOFF_S, self._delay * 2 or 0.05)
+        delay = max(at_least_s, self._delay * random.uniform(0.5, 1.0))
+        with suppress(TimeoutError):
+            await asyncio.wait_for(stop.wait(), delay)
+
+
+class Runner:
+    """Runs one stage as one consumer of its group until `stop` is set."""
+
+    def __init__(
+        self, stage: Stage, broker: Broker, keys: Keys, symbol: str, *, claim_idle_ms: int, journal: bool
+    ) -> None:
+        self.stage = stage
+        self.broker = broker
+        self.activity = Activity()
+        self._keys = keys
+        self._symbol = symbol  # which partition; any of its symbols
+        self._claim_idle_ms = claim_idle_ms
+        self._journal = journal
+        self._redo: dict[str, bool] = {source.stream: True for source in stage.sources}
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Work until stopped; unfinished entries stay pending and go to whoever claims them."""
+        async with asyncio.TaskGroup() as tasks:
+            for source in self.stage.sources:
+                tasks.create_task(self._consume(source, stop), name=f"{self.stage.name}:{source.row.name}")
+            tasks.create_task(self._sweep(stop), name=f"{self.stage.name}:sweep")
+
+    # --- reading
+
+    async def _consume(self, source: AnySource, stop: asyncio.Event) -> None:
+        backoff = Backoff()
+        await self._until_done(lambda: self.broker.ensure_group(source.stream), backoff, stop)
+        while not stop.is_set():
+            try:
+                await self._round(source, stop)
+                backoff.reset()
+                self.activity.waiting_for = ""
+            except TransientError as error:
+                self._redo[source.stream] = True
+                await self._pause(error, backoff, stop)
+                if "NOGROUP" in str(error):
+                    await self._until_done(lambda: self.broker.ensure_group(source.stream), backoff, stop)
+
+    async def _round(self, source: AnySource, stop: asyncio.Event) -> None:
+        if self._redo[source.stream]:
+            entries = await self.broker.read_pending(source.stream, source.batch)
+            self._redo[source.stream] = bool(entries)
+        else:
+            entries = await self.broker.read_new(source.stream, source.batch)
+        self.activity.last_read_ts = time()
+        if entries:
+            async with self._renewed(source, entries):
+                await self._process(source, entries)
+
+    async def _until_done(self, act: Callable[[], Awaitable[None]], backoff: Backoff, stop: asyncio.Event) -> None:
+        while not stop.is_set():
+            try:
+                await act()
+                return
+            except TransientError as error:
+                await self._pause(error, backoff, stop)
+
+    async def _pause(self, error: TransientError, backoff: Backoff, stop: asyncio.Event) -> None:
+        self.activity.faults += 1
+        if self.activity.waiting_for != str(error):
+            self.activity.waiting_for = str(error)
+            log.warning("waiting", stage=self.stage.name, reason=str(error))
+        await backoff.wait(stop, error.retry_after_s or 0.0)
+
+    # --- working
+
+    async def _process(self, source: AnySource, raw: Sequence[RawEntry]) -> None:
+        partitions: dict[Hashable, list[Entry[Any]]] = {}
+        for one in raw:
+            entry_id = EntryId(source.stream, one.id)
+            try:
+                message = source.decode(one.fields)
+            except DataError as error:
+                await self._park(entry_id, one.fields, error)
+                continue
+            partitions.setdefault(source.partition(message), []).append(Entry(entry_id, message))
+        fields = {one.id: one.fields for one in raw}
+        if source.concurrent:
+            async with asyncio.TaskGroup() as tasks:
+                for entries in partitions.values():
+                    tasks.create_task(self._finish(source, entries, fields))
+            return
+        for entries in partitions.values():
+            await self._finish(source, entries, fields)
+
+    async def _finish(
+        self, source: AnySource, entries: list[Entry[Any]], fields: dict[str, dict[bytes, bytes]]
+    ) -> None:
+        """Load, step and commit until every entry is acknowledged, parked, or another's."""
+        refusals = 0
+        started = monotonic()
+        count = len(entries)
+        while entries:
+            try:
+                state = await source.load(self.broker, entries)
+                commits = source.step(state, entries)
+            except DataError as error:
+                if len(entries) == 1:
+                    await self._park(entries[0].id, fields[entries[0].id.id], error)
+                    return
+                middle = len(entries) // 2
+                await self._finish(source, entries[:middle], fields)
+                await self._finish(source, entries[middle:], fields)
+                return
+            entries, refused = await self._apply(commits, entries)
+            if refused:
+                refusals += 1
+                if refusals % REFUSALS_BEFORE_PAUSE == 0:
+                    await asyncio.sleep(0.01)
+        self.activity.entries += count
+        self.activity.batch_ms.append((monotonic() - started) * 1000)
+
+    async def _apply(self, commits: Sequence[Commit], entries: list[Entry[Any]]) -> tuple[list[Entry[Any]], bool]:
+        merged = 0
+        for commit in commits:
+            outcome = await self.broker.commit(self._journaled(commit), merged)
+            match outcome:
+                case Applied():
+                    merged += outcome.merged
+                    self.activity.commits += 1
+                    self.activity.last_commit_ts = time()
+                    done = set(commit.acknowledges)
+                    entries = [entry for entry in entries if entry.id not in done]
+                case Lost(owned):
+                    self.activity.lost += 1
+                    ours = {one for one in (*commit.acknowledges, *commit.holds) if one.id in owned}
+                    concerned = {*commit.acknowledges, *commit.holds}
+                    return [entry for entry in entries if entry.id not in concerned or entry.id in ours], True
+                case _:
+                    self.activity.refused += 1
+                    return entries, True
+        return entries, False
+
+    def _journaled(self, commit: Commit) -> Commit:
+        if not self._journal or not commit.acknowledges:
+            return commit
+        by_stream: dict[str, list[str]] = {}
+        for entry in commit.acknowledges:
+            by_stream.setdefault(entry.stream, []).append(entry.id)
+        record: list[Emit] = [
+            Emit(
+                self._keys.journal_stream(self._symbol),
+                {"stage": self.stage.name, "stream": stream, "ids": ",".join(ids)},
+            )
+            for stream, ids in by_stream.items()
+        ]
+        return Commit(commit.acknowledges, commit.guards, (*commit.writes, *record), commit.holds)
+
+    async def _park(self, entry: EntryId, fields: dict[bytes, bytes], error: DataError) -> None:
+        """Move an entry nobody can use aside, with the reason, in the commit that acknowledges it."""
+        payload = {name.decode("utf-8", "replace"): value for name, value in fields.items()}
+        parked = Emit(Keys.parked(entry.stream), {"reason": str(error), "id": entry.id, **payload}, keep=PARKED_KEEP)
+        await self.broker.commit(self._journaled(Commit((entry,), writes=(parked,))))
+        self.activity.parked += 1
+        log.warning("parked", stage=self.stage.name, stream=entry.stream, id=entry.id, reason=str(error))
+
+    # --- housekeeping
+
+    @asynccontextmanager
+    async def _renewed(self, source: AnySource, entries: Sequence[RawEntry]):  # type: ignore[no-untyped-def]
+        """While the body runs, keep its entries from being claimed."""
+        ids = [entry.id for entry in entries]
+
+        async def renew() -> None:
+            while True:
+                await asyncio.sleep(self._claim_idle_ms / 4000)
+                with suppress(TransientError):
+                    await self.broker.renew(source.stream, ids)
+
+        task = asyncio.create_task(renew())
+        try:
+            yield
+        finally:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+
+    async def _sweep(self, stop: asyncio.Event) -> None:
+        """One consumer of the group claims idle entries, trims, and removes dead consumers."""
+        lease = self._keys.lease(f"sweep:{self.stage.name}", self._symbol)
+        cursors = {source.stream: "0-0" for source in self.stage.sources}
+        while not stop.is_set():
+            with suppress(TransientError):
+                if await self.broker.take_lease(lease, SWEEP_LEASE_MS):
+                    for source in self.stage.sources:
+                        await self._sweep_stream(source, cursors)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(stop.wait(), SWEEP_EVERY_S)
+        with suppress(TransientError, FatalError):
+            await self.broker.drop_lease(lease)
+
+    async def _sweep_stream(self, source: AnySource, cursors: dict[str, str]) -> None:
+        stream = source.stream
+        cursors[stream], claimed = await self.broker.claim_idle(stream, self._claim_idle_ms, cursors[stream])
+        if claimed:
+            self.activity.claimed += claimed
+            self._redo[stream] = True
+            log.info("claimed", stage=self.stage.name, stream=stream, entries=claimed)
+        if source.row.retention is Retention.ACKNOWLEDGED and not self._journal:
+            await self.broker.trim(stream)
+        await self.broker.forget_dead(stream, DEAD_CONSUMER_MS)

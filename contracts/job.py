@@ -1,0 +1,51 @@
+"""The fetch job of a symbol: the one valid ticket, and what the next fetch needs to know. A HASH in Redis.
+
+Exactly one fetch is outstanding: a fetch commits only while its entry carries the valid ticket. Requests for an
+earlier fetch only set `again`; the tick issues the next ticket when due and replaces one that was lost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+LOST_AFTER_S = 60.0  # a fetch that shows no progress for so long is issued anew
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """`ticket` 0: none outstanding. Times are receive time, epoch seconds. `fetch` is the newest fetch number."""
+
+    ticket: int = 0
+    last_ticket: int = 0
+    issued_ts: float = 0.0
+    progress_ts: float = 0.0
+    not_before_ts: float = 0.0
+    again: str = ""
+    fetch: int = 0
+
+    def due(self, now_ts: float) -> str:
+        """Why a ticket must be issued now; empty if none."""
+        if self.ticket:
+            quiet = now_ts - max(self.issued_ts, self.progress_ts)
+            return "lost" if quiet > LOST_AFTER_S else ""
+        if self.again:
+            return self.again
+        return "interval" if now_ts >= self.not_before_ts else ""
+
+
+def decode_job(fields: Mapping[bytes, bytes]) -> Job:
+    """Read the job HASH; absent fields are at their start."""
+
+    def number(name: bytes) -> float:
+        return float(fields.get(name) or 0)
+
+    return Job(
+        ticket=int(number(b"ticket")),
+        last_ticket=int(number(b"last_ticket")),
+        issued_ts=number(b"issued_ts"),
+        progress_ts=number(b"progress_ts"),
+        not_before_ts=number(b"not_before_ts"),
+        again=fields.get(b"again", b"").decode(),
+        fetch=int(number(b"fetch")),
+    )

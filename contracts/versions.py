@@ -1,0 +1,44 @@
+"""The versions of an epoch, read from its HASH: per plane how far each layer is, and how much of the feed it includes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from contracts.commit import version_field, watermark_field
+
+
+@dataclass(frozen=True, slots=True)
+class Level:
+    """A layer of a plane: its version and the feed receive time (epoch seconds) that version includes."""
+
+    version: int = 0
+    watermark: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Versions:
+    """All levels of an epoch."""
+
+    fields: Mapping[bytes, bytes]
+
+    def level(self, plane: str, layer: str) -> Level:
+        """How far a layer is; version 0 if it was never made."""
+        version = self.fields.get(version_field(plane, layer).encode())
+        watermark = self.fields.get(watermark_field(plane, layer).encode())
+        return Level(int(version or 0), float(watermark or 0))
+
+    def lags(self, plane: str, layer: str, source: str) -> bool:
+        """Whether a layer is behind its source."""
+        return self.level(plane, layer).version < self.level(plane, source).version
+
+
+def complete_to(versions: Versions, planes: tuple[str, ...], source_watermark: float) -> float | None:
+    """Feed receive time up to which everything published includes every frame; null before the first frame.
+
+    The least watermark over planes whose publication lags, else the source's own.
+    """
+    lagging = [plane for plane in planes if versions.lags(plane, "published", "quotes")]
+    if not lagging:
+        return source_watermark or None
+    return min(versions.level(plane, "published").watermark for plane in lagging) or None

@@ -1,0 +1,117 @@
+"""The mock provider: one market, one clock and one scenario behind REST and WebSockets on one port."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from aiohttp import web
+
+from contracts.symbology import OptionTicker
+from ops.chain_file import read_chain_file
+from ops.mock.clock import ClockFile, MarketClock
+from ops.mock.market import Market, first_moment
+from ops.mock.scenario import Scenario, parse_scenario
+
+
+@dataclass(frozen=True, slots=True)
+class MockOptions:
+    """What to serve. `rate` is option quote events per second over all symbols; 0 keeps every value still.
+
+    Events go to subscribed contracts only, `frame_events` at a time where the rate allows. `chain` replaces
+    the synthetic market: `symbols` and `contracts` then come from the file. Any key is good unless `key` is
+    given.
+    `max_connections` counts per key and cluster. `data` is the folder that keeps the market's clock.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8799
+    seed: int = 1
+    rate: float = 500.0
+    contracts: int = 2000  # about, per symbol
+    scenario: str = "normal"
+    chain: Path | None = None
+    symbols: tuple[str, ...] = ("SPX", "NDX")
+    data: Path = Path(".marketswarm")
+    key: str | None = None
+    max_connections: int = 1
+    frame_events: int = 10
+
+
+@dataclass
+class Provider:
+    """What REST and feed share."""
+
+    options: MockOptions
+    market: Market
+    clock: MarketClock
+    clock_file: ClockFile
+    scenario: Scenario
+    started: float = field(default_factory=time.monotonic)
+    _strike_added: bool = False
+
+    @classmethod
+    def of(cls, options: MockOptions) -> Provider:
+        """A provider for these options; its market goes on where the data folder's last one stopped."""
+        scenario = parse_scenario(options.scenario)
+        if options.chain is None:
+            clock_file = ClockFile(options.data, "synthetic")
+            clock = MarketClock(clock_file.load() or first_moment(options.seed), always_open=True)
+            market = Market.synthetic(
+                options.symbols, options.seed, options.contracts, clock.now(), still=options.rate == 0
+            )
+        else:
+            chain = read_chain_file(options.chain)
+            clock_file = ClockFile(options.data, options.chain.name)
+            # Never before the file's own moment: the folder may know another file of the same name.
+            clock = MarketClock(max(clock_file.load() or chain.ts, chain.ts))
+            market = Market.from_chain(chain, options.seed, still=options.rate == 0)
+        return cls(options, market, clock, clock_file, scenario)
+
+    def elapsed_s(self) -> float:
+        """Local seconds since the start: the time of scenarios."""
+        return time.monotonic() - self.started
+
+    def accepts(self, key: str) -> bool:
+        """Whether this API key is good."""
+        if not key or self.scenario.unauthorised.covers(self.elapsed_s()):
+            return False
+        return self.options.key is None or key == self.options.key
+
+    def is_dead(self) -> bool:
+        """Whether an outage makes us drop everything."""
+        return self.scenario.dead.covers(self.elapsed_s())
+
+    def is_throttled(self) -> bool:
+        """Whether REST answers 429."""
+        return self.scenario.throttled.covers(self.elapsed_s())
+
+    def refuses_sockets(self) -> bool:
+        """Whether WebSockets are aborted and refused."""
+        return self.is_dead() or self.scenario.disconnected.covers(self.elapsed_s())
+
+    def is_silent(self) -> bool:
+        """Whether the feed sends no option events."""
+        return self.scenario.silent.covers(self.elapsed_s())
+
+    def fails(self, contract: OptionTicker) -> bool:
+        """Whether pages with this contract answer 500: the second expiration of a partial-chain scenario."""
+        if not self.scenario.failing_expiration.covers(self.elapsed_s()):
+            return False
+        expirations = sorted({listed.expiration for listed in self.market.listing.contracts})
+        return contract.expiration == expirations[:2][-1]
+
+    def refresh(self) -> float:
+        """Bring the market to the present moment and return it (epoch seconds, market clock)."""
+        elapsed_s = self.elapsed_s()
+        if elapsed_s >= self.scenario.new_strike_after_s and not self._strike_added:
+            self._strike_added = True
+            self.market.new_strike()
+        self.market.spot_factor = self.scenario.spot_factor(elapsed_s)
+        ts = self.clock.now()
+        self.market.advance(ts)
+        return ts
+
+
+PROVIDER = web.AppKey("provider", Provider)

@@ -1,0 +1,223 @@
+"""The provider's REST endpoints that an options pipeline and the official clients use."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from datetime import datetime
+from typing import Any
+from uuid import uuid4
+
+import numpy as np
+import orjson
+from aiohttp import web
+
+from contracts.errors import DataError
+from contracts.symbology import INDEX_SYMBOLS, NEW_YORK, new_york_date, provider_underlying
+from ops.mock import rows, trading_days
+from ops.mock.noise import IntArray
+from ops.mock.pages import Query, page_of
+from ops.mock.provider import PROVIDER, Provider
+
+_SNAPSHOT_LIMIT = 250
+_REFERENCE_LIMIT = 1000
+_ANY_OF_LIMIT = 250
+_TOO_MANY = (
+    "You've exceeded the maximum requests per minute, please wait or upgrade your subscription to continue."
+)
+_INDEX_GROUPS = (
+    "s_and_p",
+    "nasdaq",
+    "dow_jones",
+    "cccy",
+    "cgi",
+    "msci",
+    "ftse_russell",
+    "mstar",
+    "mstarc",
+    "societe_generale",
+)
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+def add_routes(app: web.Application) -> None:
+    """Serve REST from this app; `guard` must be among its middlewares."""
+    app.router.add_get("/v3/snapshot/options/{underlying}", _chain)
+    app.router.add_get("/v3/snapshot/options/{underlying}/{contract}", _chain_contract)
+    app.router.add_get("/v3/reference/options/contracts", _contracts)
+    app.router.add_get("/v3/reference/options/contracts/{ticker}", _contract)
+    app.router.add_get("/v3/snapshot/indices", _indices)
+    app.router.add_get("/v3/snapshot", _universal)
+    app.router.add_get("/v1/marketstatus/now", _status_now)
+    app.router.add_get("/v1/marketstatus/upcoming", _status_upcoming)
+
+
+@web.middleware
+async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """What stands before every endpoint: outages, unknown routes, keys, throttling, malformed parameters."""
+    provider = request.app[PROVIDER]
+    if provider.is_dead() and request.transport is not None:
+        request.transport.abort()
+        return web.Response(status=503)  # nobody reads it
+    if request.match_info.http_exception is not None:
+        return web.Response(status=404, text="404 page not found\n")
+    if not request.path.startswith(("/v1/", "/v3/")):
+        return await handler(request)  # WebSockets authenticate by message
+    if not provider.accepts(_key(request)):
+        return _error(401, "Unknown API Key")
+    if provider.is_throttled():
+        return _error(429, _TOO_MANY)
+    try:
+        return await handler(request)
+    except DataError as error:
+        return _error(400, str(error))
+
+
+async def _chain(request: web.Request) -> web.Response:
+    provider, name = request.app[PROVIDER], request.match_info["underlying"]
+    provider.refresh()
+    market = provider.market
+    query = Query.parse(request.query, _SNAPSHOT_LIMIT)
+    page = page_of(market.listing, _listed(provider, name), query)
+    if any(provider.fails(market.listing.contracts[row]) for row in page.rows.tolist()):
+        return _error(500, "internal server error")
+    greeks = name not in INDEX_SYMBOLS
+    results = [rows.snapshot_row(market, row, greeks=greeks) for row in page.rows.tolist()]
+    return _answer(request, results, page.cursor)
+
+
+async def _chain_contract(request: web.Request) -> web.Response:
+    provider = request.app[PROVIDER]
+    provider.refresh()
+    row = provider.market.listing.row_of.get(request.match_info["contract"])
+    if row is None or row not in _listed(provider, request.match_info["underlying"]):
+        return _error(404, "Options contract not found.")
+    return _answer(request, rows.snapshot_row(provider.market, row))
+
+
+async def _contracts(request: web.Request) -> web.Response:
+    """Reference rows name an index without its prefix; with it nothing is found."""
+    provider = request.app[PROVIDER]
+    provider.refresh()
+    market = provider.market
+    query = Query.parse(request.query, _REFERENCE_LIMIT)
+    asked = query.parameters.get("underlying_ticker")
+    listed = np.arange(len(market.listing)) if asked is None else market.listing.rows_of(asked)
+    page = page_of(market.listing, listed, query)
+    return _answer(request, [rows.contract_row(market, row) for row in page.rows.tolist()], page.cursor)
+
+
+async def _contract(request: web.Request) -> web.Response:
+    provider = request.app[PROVIDER]
+    provider.refresh()
+    row = provider.market.listing.row_of.get(request.match_info["ticker"])
+    if row is None:
+        return _error(404, "Options contract not found.")
+    return _answer(request, rows.contract_row(provider.market, row))
+
+
+async def _indices(request: web.Request) -> web.Response:
+    provider = request.app[PROVIDER]
+    provider.refresh()
+    indices = [symbol for symbol in provider.market.symbols if symbol in INDEX_SYMBOLS]
+    return _by_ticker(request, [provider_underlying(symbol) for symbol in indices], _underlying_or_not_found)
+
+
+async def _universal(request: web.Request) -> web.Response:
+    """Contracts, indices and stocks by ticker; without tickers every underlying."""
+    provider = request.app[PROVIDER]
+    provider.refresh()
+    everything = [provider_underlying(symbol) for symbol in provider.market.symbols]
+    return _by_ticker(request, everything, _any_or_not_found)
+
+
+async def _status_now(request: web.Request) -> web.Response:
+    provider = request.app[PROVIDER]
+    ts = provider.refresh()
+    status = rows.market_status(ts)
+    moment = datetime.fromtimestamp(ts, NEW_YORK)
+    early, late = moment.time() < trading_days.OPEN, moment.time() >= trading_days.CLOSE
+    return _json(
+        {
+            "market": status,
+            "earlyHours": status == "extended-hours" and early,
+            "afterHours": status == "extended-hours" and late,
+            "serverTime": moment.isoformat(timespec="milliseconds"),
+            "exchanges": dict.fromkeys(("nyse", "nasdaq", "otc"), status),
+            "currencies": {"fx": "open", "crypto": "open"},
+            "indicesGroups": dict.fromkeys(_INDEX_GROUPS, "open" if status == "open" else "closed"),
+            # Not the provider's: how fast this market's time runs beside ours.
+            "clock": {"rate": provider.clock.rate},
+        }
+    )
+
+
+async def _status_upcoming(request: web.Request) -> web.Response:
+    today = new_york_date(request.app[PROVIDER].refresh())
+    return _json(
+        [
+            {"date": day.isoformat(), "exchange": exchange, "name": name, "status": "closed"}
+            for day, name in trading_days.HOLIDAYS.items()
+            if day >= today
+            for exchange in ("NYSE", "NASDAQ")
+        ]
+    )
+
+
+def _listed(provider: Provider, name: str) -> IntArray:
+    """Rows of the underlying a path names; an index answers to `I:SPX` and, without greeks, to `SPX`."""
+    symbol = name.removeprefix("I:")
+    if name.startswith("I:") and symbol not in INDEX_SYMBOLS:
+        return np.empty(0, dtype=np.int64)
+    return provider.market.listing.rows_of(symbol)
+
+
+def _by_ticker(
+    request: web.Request, everything: list[str], row_of: Callable[[Provider, str], rows.Row]
+) -> web.Response:
+    """One row per ticker asked for, in ticker order and by pages."""
+    query = Query.parse(request.query, _SNAPSHOT_LIMIT)
+    asked = query.parameters.get("ticker.any_of", query.parameters.get("ticker"))
+    tickers = sorted(set(asked.split(",")) if asked else everything, reverse=query.descending)
+    if len(tickers) > _ANY_OF_LIMIT:
+        raise DataError(f"ticker.any_of: more than {_ANY_OF_LIMIT} tickers")
+    after = query.after
+    if after is not None:
+        tickers = [ticker for ticker in tickers if (ticker < after if query.descending else ticker > after)]
+    page = tickers[: query.limit]
+    cursor = query.cursor_after(page[-1]) if len(tickers) > query.limit else None
+    return _answer(request, [row_of(request.app[PROVIDER], ticker) for ticker in page], cursor)
+
+
+def _any_or_not_found(provider: Provider, ticker: str) -> rows.Row:
+    row = provider.market.listing.row_of.get(ticker)
+    if row is not None:
+        return rows.universal_option_row(provider.market, row)
+    return _underlying_or_not_found(provider, ticker)
+
+
+def _underlying_or_not_found(provider: Provider, ticker: str) -> rows.Row:
+    symbol = ticker.removeprefix("I:")
+    if symbol in provider.market.symbols and provider_underlying(symbol) == ticker:
+        return rows.underlying_row(provider.market, symbol)
+    return rows.not_found_row(ticker)
+
+
+def _key(request: web.Request) -> str:
+    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+    return token.strip() if scheme == "Bearer" else request.query.get("apiKey", "")
+
+
+def _answer(request: web.Request, results: object, cursor: str | None = None) -> web.Response:
+    body: dict[str, Any] = {"request_id": uuid4().hex, "status": "OK", "results": results}
+    if cursor is not None:
+        body["next_url"] = f"{request.scheme}://{request.host}{request.path}?cursor={cursor}"
+    return _json(body)
+
+
+def _error(status: int, message: str) -> web.Response:
+    return _json({"status": "ERROR", "request_id": uuid4().hex, "error": message}, status)
+
+
+def _json(body: object, status: int = 200) -> web.Response:
+    return web.Response(body=orjson.dumps(body), status=status, content_type="application/json")

@@ -1,0 +1,117 @@
+"""Serving the mock provider on a port until told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import datetime
+
+from aiohttp import web
+
+from contracts.errors import FatalError
+from contracts.symbology import NEW_YORK
+from ops.mock import feed, rest
+from ops.mock.feed import FEED, Feed
+from ops.mock.provider import PROVIDER, MockOptions, Provider
+
+# A kill loses what was not yet saved, so the saved time runs ahead by more than it is saved again.
+_SAVE_EVERY_S = 1.0
+_SAVE_AHEAD_S = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class RunningMock:
+    """A mock provider that is being served."""
+
+    provider: Provider
+    host: str
+    port: int
+
+    @property
+    def rest_url(self) -> str:
+        """What `MASSIVE_REST_URL` takes."""
+        return f"http://{self.host}:{self.port}"
+
+    @property
+    def ws_url(self) -> str:
+        """What `MASSIVE_WS_URL` takes: the stem before `/options` and `/indices`."""
+        return f"ws://{self.host}:{self.port}"
+
+    def describe(self) -> str:
+        """One line: where it is and what it serves."""
+        provider, options = self.provider, self.provider.options
+        source = f"synthetic seed {options.seed}" if options.chain is None else f"chain {options.chain.name}"
+        moment = datetime.fromtimestamp(provider.clock.now(), NEW_YORK).isoformat(timespec="seconds")
+        return (
+            f"mock provider on {self.rest_url} (REST, /options, /indices): {source}, "
+            f"{' '.join(provider.market.symbols)}, {len(provider.market.listing)} contracts, "
+            f"{options.rate:g} events/s, scenario {options.scenario}, market time {moment}"
+        )
+
+
+def run_mock(options: MockOptions) -> None:
+    """Serve until SIGINT or SIGTERM; prints one line when it is ready. FatalError says what to fix."""
+    asyncio.run(_serve_until_signalled(options))
+
+
+@asynccontextmanager
+async def serving(options: MockOptions) -> AsyncIterator[RunningMock]:
+    """The mock provider, served while the context lasts; port 0 takes a free one."""
+    provider = Provider.of(options)
+    app = _application(provider)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0, handler_cancellation=True)
+    await runner.setup()
+    try:
+        port = await _listen(runner, options)
+        async with asyncio.TaskGroup() as tasks:
+            background = [tasks.create_task(app[FEED].run()), tasks.create_task(_keep_clock(provider))]
+            try:
+                yield RunningMock(provider, options.host, port)
+            finally:
+                for task in background:
+                    task.cancel()
+    finally:
+        await runner.cleanup()
+        provider.clock_file.save(provider.clock.now())
+
+
+async def _serve_until_signalled(options: MockOptions) -> None:
+    stopped = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stopped.set)
+    async with serving(options) as mock:
+        print(mock.describe(), flush=True)
+        await stopped.wait()
+
+
+def _application(provider: Provider) -> web.Application:
+    app = web.Application(middlewares=[rest.guard])
+    app[PROVIDER] = provider
+    app[FEED] = Feed(provider)
+    rest.add_routes(app)
+    feed.add_routes(app)
+    return app
+
+
+async def _listen(runner: web.AppRunner, options: MockOptions) -> int:
+    try:
+        await web.TCPSite(runner, options.host, options.port).start()
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise FatalError(
+                f"port {options.port} on {options.host} is in use: stop the other program or choose --port"
+            ) from error
+        raise FatalError(f"cannot listen on {options.host}:{options.port}: {error}") from error
+    address = runner.addresses[0]
+    return int(address[1])
+
+
+async def _keep_clock(provider: Provider) -> None:
+    while True:
+        provider.clock_file.save(provider.clock.now() + _SAVE_AHEAD_S * provider.clock.rate)
+        await asyncio.sleep(_SAVE_EVERY_S)

@@ -1,0 +1,143 @@
+"""Published changes of a plane: `diff` and `reset` event data, and how a client applies them (models.md 6).
+
+Prices travel as integers (mid2 in half-cents, buy and sell in cents), null where there is none. `cells` of a
+diff holds the first cell number, then the gaps, so that neighbouring cells cost two characters each.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from typing import Annotated
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import orjson
+
+from contracts.errors import DataError
+from contracts.geometry import Plane
+from contracts.planes import TILE_FIELDS, UNKNOWN, Ints
+from stages.calculate.plan import Plan, cell_labels, points, width_axis
+
+Indices = npt.NDArray[np.intp]
+
+Int32 = Annotated[int, msgspec.Meta(ge=UNKNOWN + 1, le=2**31 - 1)]
+
+
+class DiffData(msgspec.Struct, frozen=True, rename={"from_version": "from", "to_version": "to"}):
+    """The data of a `diff` event: cells of one plane that changed between two versions."""
+
+    epoch: str
+    plane: str
+    from_version: int
+    to_version: int
+    complete_to: float | None
+    cells: list[int]
+    mid2: list[Int32 | None]
+    buy: list[Int32 | None]
+    sell: list[Int32 | None]
+    flags: list[Int32]
+    crc: int | None = None
+
+
+def diff_cells(before: Ints | None, after: Ints) -> Indices:
+    """Cells whose prices or flags differ, ascending; all if nothing comparable was published before."""
+    if before is None or before.shape != after.shape:
+        return np.arange(after.shape[1])
+    return np.flatnonzero((before != after).any(axis=0))
+
+
+def encode_diff(
+    epoch: str,
+    plane: str,
+    from_version: int,
+    to_version: int,
+    complete_to: float | None,
+    cells: Ints,
+    changed: Indices,
+    with_crc: bool = False,
+) -> bytes:
+    """The `diff` event data that takes a plane's published cells to `cells`, where `changed` differ.
+
+    `with_crc` (every 50th diff of a plane) adds the checksum of the whole plane after the change.
+    """
+    data: dict[str, object] = {
+        "epoch": epoch,
+        "plane": plane,
+        "from": from_version,
+        "to": to_version,
+        "complete_to": complete_to,
+        "cells": np.diff(changed, prepend=0).tolist(),
+        **_columns(cells[:, changed]),
+    }
+    if with_crc:
+        data["crc"] = cells_crc(cells)
+    return orjson.dumps(data)
+
+
+def encode_reset_plane(plane: Plane, plan: Plan, version: int, dte: int, cells: Ints) -> bytes:
+    """One element of `planes` in a `reset`: the geometry of a plane and all its cells."""
+    return orjson.dumps(
+        {
+            "id": plane.id,
+            "version": version,
+            "root": plane.root,
+            "expiration": plane.expiration,
+            "dte": dte,
+            "strikes": plan.strikes,
+            "cells": cell_labels(plan),
+            **_columns(cells),
+        }
+    )
+
+
+def encode_reset(
+    epoch: str, reason: str, complete_to: float | None, widths: Sequence[float], planes: Sequence[bytes]
+) -> bytes:
+    """The `reset` event data, from the planes as `encode_reset_plane` wrote them."""
+    return orjson.dumps(
+        {
+            "epoch": epoch,
+            "reason": reason,
+            "complete_to": complete_to,
+            "widths": [points(milli) for milli in width_axis(widths).tolist()],
+            "planes": [orjson.Fragment(plane) for plane in planes],
+        }
+    )
+
+
+def apply_diff(cells: Ints, data: bytes) -> Ints:
+    """The cells after a diff; `DataError` if it does not fit them or its checksum disagrees."""
+    try:
+        diff = msgspec.json.decode(data, type=DiffData)
+    except (msgspec.ValidationError, msgspec.DecodeError) as error:
+        raise DataError(f"diff: {error}") from error
+    changed = np.cumsum(np.array(diff.cells, np.int64))
+    columns: tuple[Sequence[int | None], ...] = (diff.mid2, diff.buy, diff.sell, diff.flags)
+    if any(len(column) != len(changed) for column in columns):
+        raise DataError("diff: its columns differ in length")
+    if len(changed) and (changed.min() < 0 or changed.max() >= cells.shape[1]):
+        raise DataError(f"diff: names a cell outside the plane's {cells.shape[1]}")
+    result = cells.copy()
+    for row, column in enumerate(columns):
+        result[row, changed] = [UNKNOWN if value is None else value for value in column]
+    if diff.crc is not None and diff.crc != cells_crc(result):
+        raise DataError(
+            f"diff: plane {diff.plane} at version {diff.to_version} does not have the announced checksum"
+        )
+    return result
+
+
+def cells_crc(cells: Ints) -> int:
+    """CRC-32 of mid2, buy, sell, flags one after the other, as little-endian int32 in cell order."""
+    return zlib.crc32(cells.astype("<i4", copy=False).tobytes())
+
+
+def _columns(cells: Ints) -> dict[str, list[int | None]]:
+    """mid2, buy, sell and flags as lists, None where there is no price."""
+    return {name: _nullable(cells[row]) for row, name in enumerate(TILE_FIELDS)}
+
+
+def _nullable(values: npt.NDArray[np.int32]) -> list[int | None]:
+    return [None if value == UNKNOWN else value for value in values.tolist()]

@@ -1,0 +1,93 @@
+"""The active epoch as hydration sees it: where each contract's rows live. Compiled once per epoch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from contracts.commit import EpochMarks, Flag, KeysExist, Merge, MergeRow
+from contracts.geometry import Geometry, Plane, decode_geometry
+from contracts.keys import Keys, Layer
+from contracts.messages import PlaneDirty, encode
+from stages.staging.records import Record
+
+
+@dataclass(frozen=True, slots=True)
+class Seat:
+    """A contract's place on the board."""
+
+    plane: int
+    row: int
+    contract_key: str
+
+
+class Board:
+    """An epoch's geometry with the keys and flags its merges need. Immutable."""
+
+    def __init__(self, keys: Keys, epoch: str, geometry: Geometry) -> None:
+        self.keys = keys
+        self.epoch = epoch
+        self.geometry = geometry
+        self.symbol = geometry.symbol
+        self.seats: dict[str, Seat] = {
+            cid: Seat(plane, row, keys.contract(epoch, cid)) for cid, (plane, row) in geometry.row_of.items()
+        }
+        self.versions = keys.versions(epoch)
+        self.marks = EpochMarks(keys.dirty(self.symbol), keys.clean(self.symbol), epoch)
+        self._flags = {plane.id: self._flag(plane) for plane in geometry.planes}
+
+    def _flag(self, plane: Plane) -> Flag:
+        message = PlaneDirty(self.symbol, self.epoch, plane.id)
+        return Flag(self.keys.epoch_stream(self.symbol), encode(message))
+
+    def flag(self, plane: str) -> Flag:
+        """The dirty flag of a plane."""
+        return self._flags[plane]
+
+    def layer_key(self, plane: str, layer: Layer) -> str:
+        """Key of one layer of a plane."""
+        return self.keys.plane(self.epoch, plane, layer)
+
+    def merge(self, plane: Plane, layer: Layer, rows: list[tuple[int, Record]]) -> Merge:
+        """Newest-wins of (row, record) into a layer of a plane."""
+        merged = tuple(
+            MergeRow(
+                record.group.offset(row),
+                record.packed,
+                self.keys.contract(self.epoch, plane.rows[row].cid),
+                record.fields,
+            )
+            for row, record in rows
+        )
+        key = self.layer_key(plane.id, layer)
+        if layer is not Layer.QUOTES:
+            return Merge(key, merged)
+        watermark = self.keys.watermark(self.symbol)
+        return Merge(key, merged, self.versions, plane.id, watermark, self.flag(plane.id), self.marks)
+
+    def exists(self, merges: list[Merge]) -> KeysExist:
+        """The keys these merges write to; none of them may be created by an update."""
+        names = {self.versions: None}
+        for merge in merges:
+            names[merge.layer] = None
+            names.update((row.contract_key, None) for row in merge.rows)
+        return KeysExist(tuple(names))
+
+
+class BoardCache:
+    """Boards by epoch id. Geometry never changes, so caching it is no state; only the newest few are kept."""
+
+    def __init__(self, keys: Keys, keep: int = 16) -> None:
+        self._keys = keys
+        self._keep = keep
+        self._boards: dict[str, Board] = {}
+
+    def get(self, epoch: str) -> Board | None:
+        """The board, if compiled before."""
+        return self._boards.get(epoch)
+
+    def put(self, epoch: str, listing: bytes) -> Board:
+        """Compile a board from the epoch's listing."""
+        while len(self._boards) >= self._keep:
+            del self._boards[next(iter(self._boards))]
+        board = self._boards[epoch] = Board(self._keys, epoch, decode_geometry(listing))
+        return board

@@ -1,0 +1,379 @@
+"""Hydration: frames to rows of the active epochs, newest wins, conflated per contract and field group.
+
+The order of events, how they were cut into batches and whether some come twice make no difference to the result:
+each field group keeps the record with the largest stamp, ties decided by the values.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import msgspec
+
+from contracts.clock import MarketClock, decode_clock
+from contracts.commit import (
+    MAX_ROWS,
+    Commit,
+    Count,
+    CountMerged,
+    CountValue,
+    FeedWatermark,
+    FieldIs,
+    Guard,
+    RaiseField,
+    SetFields,
+    SetNewest,
+    SetValue,
+    Write,
+)
+from contracts.errors import DataError, TransientError
+from contracts.keys import Keys, Layer, Stat
+from contracts.planes import RANK_WS, UNKNOWN
+from contracts.ports import GetFields, GetValue, Reader
+from contracts.stage import Entry
+from contracts.topology import StageName
+from stages.staging.board import Board, BoardCache, Seat
+from stages.staging.frames import (
+    DecodedFrame,
+    Event,
+    FairValue,
+    IndexValue,
+    MinuteAggregate,
+    Quote,
+    SecondAggregate,
+    Status,
+    Trade,
+)
+from stages.staging.records import (
+    MAX_DOLLARS,
+    Record,
+    cents,
+    count,
+    fmv_record,
+    quote_record,
+    trade_record,
+    volume_record,
+)
+
+FrameEntries: TypeAlias = "Sequence[Entry[DecodedFrame]]"
+SeatedRecord: TypeAlias = "tuple[Board, Seat, Record]"
+ContractEvent: TypeAlias = Trade | SecondAggregate | MinuteAggregate | FairValue
+
+# Event times come in seconds, milliseconds, microseconds or nanoseconds; their size tells which.
+_SECONDS_BELOW = 10**11
+_MS_BELOW = 10**14
+_US_BELOW = 10**17
+
+
+@dataclass(frozen=True, slots=True)
+class HydrateState:
+    """The active boards of this partition, by symbol, and the recorded market clock."""
+
+    boards: dict[str, Board]
+    clock: MarketClock
+
+
+@dataclass(frozen=True)
+class HydrateSettings:
+    """What hydration needs from the settings."""
+
+    symbols: tuple[str, ...]
+    future_tolerance_s: float
+    epoch_ttl_ms: int
+
+
+class Hydration:
+    """load and step of the frame source of one partition."""
+
+    def __init__(self, keys: Keys, symbol: str, settings: HydrateSettings) -> None:
+        self._keys = keys
+        self._symbol = symbol
+        self._settings = settings
+        self._cache = BoardCache(keys)
+
+    async def load(self, reader: Reader, entries: FrameEntries) -> HydrateState:
+        """Which epochs are active, and the clock of the last tick."""
+        active, clock = await reader.read(
+            GetFields(self._keys.active(self._symbol)), GetValue(self._keys.clock(self._symbol))
+        )
+        assert isinstance(active, dict)
+        boards: dict[str, Board] = {}
+        for symbol, epoch_bytes in active.items():
+            epoch = epoch_bytes.decode()
+            board = self._cache.get(epoch)
+            if board is None:
+                (listing,) = await reader.values(self._keys.listing(epoch))
+                if listing is None:
+                    raise TransientError(f"the keys of epoch {epoch} are gone; waiting for the chain to rebuild it")
+                board = self._cache.put(epoch, listing)
+            boards[symbol.decode()] = board
+        return HydrateState(boards, decode_clock(clock if isinstance(clock, bytes) else None))
+
+    def step(self, state: HydrateState, entries: FrameEntries) -> list[Commit]:
+        """Commits of at most MAX_ROWS rows; the last one acknowledges and counts."""
+        batch = Conflation(state, self._settings.future_tolerance_s)
+        for entry in entries:
+            batch.take(entry.message)
+        chunks = _chunks(batch.rows())
+        commits = [self._commit(chunk) for chunk in chunks[:-1]]
+        final = self._commit(chunks[-1]) if chunks else Commit()
+        # events counted as misses against a board hold only while that board is the active one
+        active = tuple(self._is_active(board) for board in state.boards.values()) + tuple(
+            FieldIs(self._keys.active(symbol), symbol, None)
+            for symbol in self._settings.symbols
+            if symbol not in state.boards
+        )
+        writes = (
+            *self._spots(batch),
+            self._watermark(entries),
+            *final.writes,
+            *self._facts(batch, len(entries)),
+        )
+        acknowledges = tuple(entry.id for entry in entries)
+        return [*commits, Commit(acknowledges, (*active, *final.guards), writes)]
+
+    def _commit(self, rows: Sequence[SeatedRecord]) -> Commit:
+        """Newest-wins of some rows; refused when their board is no longer active or lost its keys."""
+        boards: dict[str, tuple[Board, dict[tuple[int, Layer], list[tuple[int, Record]]]]] = {}
+        for board, seat, record in rows:
+            _, planes = boards.setdefault(board.epoch, (board, {}))
+            planes.setdefault((seat.plane, record.group.layer), []).append((seat.row, record))
+        guards: list[Guard] = []
+        writes: list[Write] = []
+        for board, planes in boards.values():
+            merges = [board.merge(board.geometry.planes[p], layer, found) for (p, layer), found in planes.items()]
+            guards += (self._is_active(board), board.exists(merges))
+            writes += merges
+        return Commit(guards=tuple(guards), writes=tuple(writes))
+
+    def _is_active(self, board: Board) -> Guard:
+        return FieldIs(self._keys.active(board.symbol), board.symbol, board.epoch)
+
+    def _watermark(self, entries: FrameEntries) -> Write:
+        newest = max(entry.message.ts for entry in entries)
+        stream = self._keys.ws_stream(self._symbol)
+        return FeedWatermark(self._keys.watermark(self._symbol), stream, StageName.STAGING, newest)
+
+    def _spots(self, batch: Conflation) -> Iterator[Write]:
+        for symbol, (ms, value) in batch.spots.items():
+            spot = {
+                "symbol": symbol,
+                "value": value,
+                "ts": ms / 1000,
+                "source": "indices",
+                "timeframe": "REAL-TIME",
+            }
+            yield SetNewest(self._keys.spot(symbol), ms / 1000, value, msgspec.json.encode(spot))
+
+    def _facts(self, batch: Conflation, frames: int) -> Iterator[Write]:
+        analytics = self._keys.analytics(Stat.HYDRATE, self._symbol)
+        yield Count(analytics, {"frames": frames, **{name: by for name, by in batch.counts.items() if by}})
+        yield CountMerged(analytics, batch.updates)
+        if batch.counts["geometry_miss"]:
+            yield CountValue(self._keys.geometry_miss(self._symbol), batch.counts["geometry_miss"])
+        for epoch, ts in batch.last_event_ts.items():
+            meta = self._keys.meta(epoch)
+            yield RaiseField(meta, "last_ws_ts", ts)
+            yield SetFields(meta, {"had_ws_updates": 1})
+            yield SetValue(self._keys.had_ws_updates(epoch), "1", self._settings.epoch_ttl_ms)
+
+
+class Conflation:
+    """A batch of frames, reduced to the newest record per contract and field group, with every event counted once.
+
+    `updates` are the records of known contracts (won or not); `counts` has everything else: events, geometry_miss,
+    rejected, unknown, malformed, status, index, clamped, and extra_groups (an aggregate updates two groups).
+    """
+
+    def __init__(self, state: HydrateState, tolerance_s: float) -> None:
+        self._state = state
+        self._tolerance_s = tolerance_s
+        self._frames: list[DecodedFrame] = []
+        self._limits: list[int] = []
+        self._quotes: dict[str, Quote] = {}
+        self._others: dict[tuple[str, str], Record] = {}
+        self._seats: dict[str, tuple[Board, Seat] | None] = {}
+        self.counts: Counter[str] = Counter()
+        self.updates = 0
+        self.spots: dict[str, tuple[int, float]] = {}
+        self.last_event_ts: dict[str, float] = {}
+
+    def take(self, frame: DecodedFrame) -> None:
+        """Add a frame. The loop over quotes is the hot path: one dictionary look-up per event."""
+        limit = round((self._state.clock.market_time(frame.ts) + self._tolerance_s) * 1000)
+        self._frames.append(frame)
+        self._limits.append(limit)
+        newest = self._quotes
+        missed = others = 0
+        for event in frame.events:
+            if type(event) is not Quote:
+                others += 1
+                self._take_other(event, limit)
+                continue
+            if not _SECONDS_BELOW <= event.t <= limit:
+                event = self._restamped(event, limit)
+            best = newest.get(event.sym)
+            if best is None:
+                if self.seat(event.sym) is None:
+                    missed += 1
+                    continue
+                newest[event.sym] = event
+            elif event.t > best.t or (event.t == best.t and _wins_tie(event, best)):
+                newest[event.sym] = event
+        self.updates += len(frame.events) - others - missed
+        self.counts["events"] += len(frame.events) + frame.unknown + frame.malformed
+        self.counts["geometry_miss"] += missed
+        self.counts["unknown"] += frame.unknown
+        self.counts["malformed"] += frame.malformed
+        self._note_receipt(frame)
+
+    def rows(self) -> list[SeatedRecord]:
+        """The surviving records with their places, in a fixed order."""
+        found: list[SeatedRecord] = []
+        for cid, event in self._quotes.items():
+            record = self._usable_quote(cid, event)
+            if record is not None:
+                found.append((*self._known(cid), record))
+        found += [(*self._known(cid), record) for (cid, _), record in self._others.items()]
+        found.sort(key=lambda one: (one[0].epoch, one[1].plane, one[2].group.layer, one[1].row, one[2].group.at))
+        return found
+
+    def seat(self, cid: str) -> tuple[Board, Seat] | None:
+        """Where a contract lives, over all active boards; None is a geometry miss."""
+        if cid not in self._seats:
+            places = ((board, board.seats.get(cid)) for board in self._state.boards.values())
+            self._seats[cid] = next(((board, seat) for board, seat in places if seat is not None), None)
+        return self._seats[cid]
+
+    def _known(self, cid: str) -> tuple[Board, Seat]:
+        place = self.seat(cid)
+        assert place is not None
+        return place
+
+    def _note_receipt(self, frame: DecodedFrame) -> None:
+        """Remember, per board, the receive time of its newest option event."""
+        waiting = {
+            board.epoch for board in self._state.boards.values() if self.last_event_ts.get(board.epoch, 0.0) < frame.ts
+        }
+        for event in frame.events:
+            if not waiting:
+                return
+            place = None if isinstance(event, IndexValue | Status) else self.seat(event.sym)
+            if place is not None and place[0].epoch in waiting:
+                waiting.discard(place[0].epoch)
+                self.last_event_ts[place[0].epoch] = frame.ts
+
+    def _restamped(self, event: Quote, limit: int) -> Quote:
+        return msgspec.structs.replace(event, t=self._event_ms(event.t, limit))
+
+    def _event_ms(self, t: int, limit: int) -> int:
+        ms = milliseconds(t)
+        if ms <= limit:
+            return ms
+        self.counts["clamped"] += 1
+        return limit
+
+    def _usable_quote(self, cid: str, newest: Quote) -> Record | None:
+        """The newest quote of a contract that is usable at all; the others are rejected and counted."""
+        try:
+            return _quote_record(newest)
+        except DataError:
+            pass
+        best: Record | None = None
+        for frame, limit in zip(self._frames, self._limits, strict=True):
+            for event in frame.events:
+                if type(event) is not Quote or event.sym != cid:
+                    continue
+                try:
+                    record = _quote_record(msgspec.structs.replace(event, t=min(milliseconds(event.t), limit)))
+                except DataError:
+                    self.counts["rejected"] += 1
+                    self.updates -= 1
+                    continue
+                if best is None or record.newer_than(best.packed):
+                    best = record
+        return best
+
+    def _take_other(self, event: Event, limit: int) -> None:
+        if isinstance(event, Status):
+            self.counts["status"] += 1
+        elif isinstance(event, IndexValue):
+            self._take_index(event, limit)
+        elif not isinstance(event, Quote):
+            self._take_contract_event(event, limit)
+
+    def _take_index(self, event: IndexValue, limit: int) -> None:
+        if not 0 < event.val < MAX_DOLLARS * 1000:
+            self.counts["rejected"] += 1
+            return
+        self.counts["index"] += 1
+        symbol = event.T.removeprefix("I:")
+        newest = (self._event_ms(event.t, limit), event.val)
+        if newest > self.spots.get(symbol, (-1, 0.0)):
+            self.spots[symbol] = newest
+
+    def _take_contract_event(self, event: ContractEvent, limit: int) -> None:
+        if self.seat(event.sym) is None:
+            self.counts["geometry_miss"] += 1
+            return
+        stamp = event.t if isinstance(event, Trade | FairValue) else event.e
+        try:
+            records = _records(event, self._event_ms(stamp, limit))
+        except DataError:
+            self.counts["rejected"] += 1
+            return
+        self.updates += len(records)
+        self.counts["extra_groups"] += len(records) - 1
+        for record in records:
+            place = (event.sym, record.group.name)
+            best = self._others.get(place)
+            if best is None or record.newer_than(best.packed):
+                self._others[place] = record
+
+
+def milliseconds(t: int) -> int:
+    """An event time in milliseconds, whatever unit it came in; negative is 0."""
+    if t < _SECONDS_BELOW:
+        return max(t, 0) * 1000
+    if t < _MS_BELOW:
+        return t
+    return t // 1000 if t < _US_BELOW else t // 1_000_000
+
+
+def _wins_tie(event: Quote, best: Quote) -> bool:
+    if event.q != best.q:
+        return event.q > best.q
+    try:
+        record = _quote_record(event)
+    except DataError:
+        return False
+    try:
+        return record.newer_than(_quote_record(best).packed)
+    except DataError:
+        return True
+
+
+def _quote_record(event: Quote) -> Record:
+    return quote_record(event.t, RANK_WS, event.q, cents(event.bp), cents(event.ap), count(event.bs), count(event.as_))
+
+
+def _records(event: ContractEvent, ms: int) -> tuple[Record, ...]:
+    if isinstance(event, Trade):
+        return (trade_record(ms, RANK_WS, event.q, cents(event.p), count(event.s)),)
+    if isinstance(event, FairValue):
+        if not 0 <= event.fmv < MAX_DOLLARS:
+            raise DataError(f"fair value {event.fmv!r} out of range")
+        return (fmv_record(ms, RANK_WS, event.fmv),)
+    last = trade_record(ms, RANK_WS, -1, cents(event.c), UNKNOWN)
+    if event.av is None:
+        return (last,)
+    if not 0 <= event.av < 2**53:
+        raise DataError(f"volume {event.av!r} out of range")
+    return (last, volume_record(ms, RANK_WS, int(event.av)))
+
+
+def _chunks(rows: list[SeatedRecord]) -> list[list[SeatedRecord]]:
+    return [rows[first : first + MAX_ROWS] for first in range(0, len(rows), MAX_ROWS)]
