@@ -12,7 +12,7 @@ from redis.exceptions import NoScriptError, ResponseError
 from consumers.clients import BLOCK_MS, connect, connect_reader, faults_named
 from consumers.encoding import encode_commit
 from contracts.commit import Applied, Commit, Lost, Outcome, Refused
-from contracts.ports import CountExisting, GetFields, GetItems, GetValue, Read
+from contracts.ports import CountExisting, GetFields, GetHead, GetItems, GetValue, Read
 
 FIRST = "0"
 
@@ -91,7 +91,7 @@ class Broker:
         return await self._read(stream, FIRST, count, None)
 
     async def _read(self, stream: str, start: str, count: int, block_ms: int | None) -> list[RawEntry]:
-        reader = self._readers.get(stream)
+        reader: Any = self._readers.get(stream)
         if reader is None:
             reader = self._readers[stream] = connect_reader(self._url)
         with faults_named(self._url):
@@ -165,6 +165,8 @@ class Broker:
                     match one:
                         case GetValue(key):
                             pipeline.get(key)
+                        case GetHead(key, size):
+                            pipeline.getrange(key, 0, size - 1)
                         case GetFields(key):
                             pipeline.hgetall(key)
                         case GetItems(key, start, stop):

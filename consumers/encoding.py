@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import msgspec
+import msgpack
 
 from contracts.commit import (
     AddMembers,
@@ -42,8 +42,6 @@ from contracts.commit import (
     keys_of,
 )
 
-_BODY = msgspec.msgpack.Encoder()
-
 
 def text(value: Scalar) -> bytes | str:
     """A value as Redis stores it. Numbers are formatted here, never by a script: servers differ."""
@@ -66,7 +64,13 @@ def encode_commit(commit: Commit, cursor_key: str) -> tuple[tuple[str, ...], byt
     )
     guards = [_guard(guard, number) for guard in commit.guards]
     writes = [_write(write, number) for write in commit.writes]
-    return keys, _BODY.encode((entries, guards, writes))
+    return keys, _pack((entries, guards, writes))
+
+
+def _pack(body: object) -> bytes:
+    # the servers' cmsgpack knows no bin type: bytes travel as raw strings
+    packed: bytes = msgpack.packb(body, use_bin_type=False)
+    return packed
 
 
 def sort_key(entry_id: str) -> tuple[int, int]:

@@ -52,7 +52,7 @@ from contracts.commit import (
     watermark_field,
 )
 from contracts.planes import QUOTE_DIRTY_BYTES, STAMP_BYTES
-from contracts.ports import CountExisting, GetFields, GetItems, GetValue, Read
+from contracts.ports import CountExisting, GetFields, GetHead, GetItems, GetValue, Read
 
 _STAMP = struct.Struct("<qiiq")
 
@@ -92,6 +92,8 @@ class MemoryStore:
         match read:
             case GetValue(key):
                 return (await self.values(key))[0]
+            case GetHead(key, size):
+                return bytes(self.strings.get(key, b"")[:size])
             case GetFields(key):
                 return await self.fields(key)
             case GetItems(key, start, stop):
@@ -125,7 +127,7 @@ class MemoryStore:
                 return self.hashes.get(key, {}).get(field) == (None if value is None else _bytes(value))
             case FieldBelow(key, field, limit):
                 now = self.hashes.get(key, {}).get(field)
-                return now is None or float(now) < limit
+                return not now or float(now) < limit
             case ValueIs(key, expected):
                 return bytes(self.strings.get(key, b"")) == expected.encode() and key in self.strings
             case KeysExist(keys):
@@ -190,7 +192,7 @@ class MemoryStore:
 
     def _raise(self, key: str, field: str, number: bytes) -> None:
         fields = self._hash(key)
-        if field not in fields or float(fields[field]) < float(number):
+        if not fields.get(field) or float(fields[field]) < float(number):
             fields[field] = number
 
     def _delete(self, keys: tuple[str, ...]) -> None:

@@ -397,22 +397,13 @@ def _write_keys(write: Write) -> Sequence[str]:
         case FeedWatermark(key, stream):
             return (key, stream)
         case Merge():
-            keys = [write.layer, *(row.contract_key for row in write.rows)]
-            if write.flag and write.marks:
-                keys += [
-                    write.versions,
-                    write.watermark,
-                    write.flag.stream,
-                    write.marks.dirty,
-                    write.marks.clean,
-                ]
-            return keys
+            rows = (write.layer, *(row.contract_key for row in write.rows))
+            return (*rows, write.versions, write.watermark, *_announced(write.flag, write.marks)) if write.flag else rows
         case Advance():
-            keys = [write.versions, write.behind.stream]
-            if write.ahead:
-                keys.append(write.ahead.stream)
-            if write.marks:
-                keys += [write.marks.dirty, write.marks.clean]
-            return keys
+            return (write.versions, *_announced(write.behind, write.marks), *_announced(write.ahead, None))
         case _:
             return (write.key,)
+
+
+def _announced(flag: Flag | None, marks: EpochMarks | None) -> tuple[str, ...]:
+    return ((flag.stream,) if flag else ()) + ((marks.dirty, marks.clean) if marks else ())

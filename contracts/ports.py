@@ -14,6 +14,14 @@ class GetValue:
 
 
 @dataclass(frozen=True, slots=True)
+class GetHead:
+    """`GETRANGE key 0 size-1` -> the first bytes; empty if absent."""
+
+    key: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
 class GetFields:
     """`HGETALL key` -> dict of bytes."""
 
@@ -36,7 +44,7 @@ class CountExisting:
     keys: tuple[str, ...]
 
 
-Read: TypeAlias = GetValue | GetFields | GetItems | CountExisting
+Read: TypeAlias = GetValue | GetHead | GetFields | GetItems | CountExisting
 
 
 class Reader(Protocol):

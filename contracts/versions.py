@@ -1,9 +1,10 @@
-"""The versions of an epoch, read from its HASH: per plane how far each layer is, and how much of the feed it includes."""
+"""The versions of an epoch, read from its HASH: per plane how far each layer is, and how much of the feed it has."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from contracts.commit import version_field, watermark_field
 
@@ -33,12 +34,20 @@ class Versions:
         return self.level(plane, layer).version < self.level(plane, source).version
 
 
-def complete_to(versions: Versions, planes: tuple[str, ...], source_watermark: float) -> float | None:
+def complete_to(
+    versions: Versions,
+    planes: Iterable[str],
+    source_watermark: float,
+    published: Mapping[str, Level] = MappingProxyType({}),
+) -> float | None:
     """Feed receive time up to which everything published includes every frame; null before the first frame.
 
-    The least watermark over planes whose publication lags, else the source's own.
+    The least watermark over planes whose publication lags, else the source's own. `published` are the levels that
+    the commit at hand is about to publish.
     """
-    lagging = [plane for plane in planes if versions.lags(plane, "published", "quotes")]
-    if not lagging:
-        return source_watermark or None
-    return min(versions.level(plane, "published").watermark for plane in lagging) or None
+    least = source_watermark
+    for plane in planes:
+        level = published.get(plane) or versions.level(plane, "published")
+        if level.version < versions.level(plane, "quotes").version:
+            least = min(least, level.watermark)
+    return least or None

@@ -254,9 +254,7 @@ def _csv_instant(preamble: Sequence[str]) -> float:
     return moment.replace(tzinfo=_ZONES[zone]).timestamp()
 
 
-def _rows(
-    rows: Sequence[Any], read: Callable[[Mapping[str, Any]], ChainFileContract]
-) -> tuple[ChainFileContract, ...]:
+def _rows(rows: Sequence[Any], read: Callable[[Mapping[str, Any]], ChainFileContract]) -> tuple[ChainFileContract, ...]:
     contracts = []
     for number, row in enumerate(rows, start=1):
         if not isinstance(row, dict):

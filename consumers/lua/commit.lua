@@ -36,8 +36,8 @@ if lost then return reply end
 local holds = {
   field_is = function(g) return call('HGET', KEYS[g[2]], g[3]) == g[4] end,
   field_below = function(g)
-    local now = call('HGET', KEYS[g[2]], g[3])
-    return not now or tonumber(now) < g[4]
+    local now = tonumber(call('HGET', KEYS[g[2]], g[3]) or '')
+    return not now or now < g[4]
   end,
   value_is = function(g) return call('GET', KEYS[g[2]]) == g[3] end,
   keys_exist = function(g)
@@ -94,8 +94,8 @@ end
 local function add(stream, fields) call('XADD', stream, '*', unpack(fields)) end
 
 local function raise(key, field, text)
-  local now = call('HGET', key, field)
-  if not now or tonumber(now) < tonumber(text) then call('HSET', key, field, text) end
+  local now = tonumber(call('HGET', key, field) or '')
+  if not now or now < tonumber(text) then call('HSET', key, field, text) end
 end
 
 local STAMP = 24

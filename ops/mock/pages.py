@@ -132,10 +132,14 @@ def _sort_key(contract: OptionTicker, sort: str) -> int:
 
 def _decode(cursor: str) -> dict[str, str]:
     try:
-        text = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)).decode()
-        return dict(parse_qsl(text, strict_parsing=True))
+        padded = cursor + "=" * (-len(cursor) % 4)
+        text = base64.b64decode(padded, altchars=b"-_", validate=True).decode()
+        parameters = dict(parse_qsl(text, strict_parsing=True))
     except ValueError as error:
         raise DataError("cursor: malformed") from error
+    if _AFTER not in parameters:
+        raise DataError("cursor: malformed")
+    return parameters
 
 
 def _limit(parameters: Mapping[str, str], max_limit: int) -> int:

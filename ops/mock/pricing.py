@@ -63,9 +63,7 @@ def smile(log_moneyness: FloatArray, years: FloatArray, level: FloatArray) -> Fl
     return np.asarray(np.sqrt(total / years))
 
 
-def value(
-    spot: FloatArray, strike: FloatArray, years: FloatArray, level: FloatArray, is_call: BoolArray
-) -> Valuation:
+def value(spot: FloatArray, strike: FloatArray, years: FloatArray, level: FloatArray, is_call: BoolArray) -> Valuation:
     """Fair value and greeks with respect to spot, volatility taken from the smile."""
     discount = np.exp(-RATE * years)
     forward = spot * np.exp((RATE - DIVIDEND_YIELD) * years)

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import re
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from aiohttp import web
 
-from contracts.symbology import OptionTicker
+from contracts.errors import FatalError
 from ops.chain_file import read_chain_file
 from ops.mock.clock import ClockFile, MarketClock
 from ops.mock.market import Market, first_moment
 from ops.mock.scenario import Scenario, parse_scenario
+
+_SYMBOL = re.compile(r"[A-Z]{1,5}\Z")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +57,7 @@ class Provider:
     @classmethod
     def of(cls, options: MockOptions) -> Provider:
         """A provider for these options; its market goes on where the data folder's last one stopped."""
+        _check(options)
         scenario = parse_scenario(options.scenario)
         if options.chain is None:
             clock_file = ClockFile(options.data, "synthetic")
@@ -95,12 +99,11 @@ class Provider:
         """Whether the feed sends no option events."""
         return self.scenario.silent.covers(self.elapsed_s())
 
-    def fails(self, contract: OptionTicker) -> bool:
-        """Whether pages with this contract answer 500: the second expiration of a partial-chain scenario."""
+    def failing_expiration(self) -> str | None:
+        """The expiration whose pages answer 500: the second one, while a partial-chain scenario acts."""
         if not self.scenario.failing_expiration.covers(self.elapsed_s()):
-            return False
-        expirations = sorted({listed.expiration for listed in self.market.listing.contracts})
-        return contract.expiration == expirations[:2][-1]
+            return None
+        return sorted({contract.expiration for contract in self.market.listing.contracts})[:2][-1]
 
     def refresh(self) -> float:
         """Bring the market to the present moment and return it (epoch seconds, market clock)."""
@@ -112,6 +115,17 @@ class Provider:
         ts = self.clock.now()
         self.market.advance(ts)
         return ts
+
+
+def _check(options: MockOptions) -> None:
+    if not options.rate >= 0.0:
+        raise FatalError(f"--rate {options.rate}: must be 0 or more events per second")
+    for name in ("contracts", "max_connections", "frame_events"):
+        if getattr(options, name) < 1:
+            raise FatalError(f"--{name.replace('_', '-')} {getattr(options, name)}: must be at least 1")
+    wrong = [symbol for symbol in options.symbols if not _SYMBOL.match(symbol)]
+    if wrong or not options.symbols:
+        raise FatalError(f"--symbols {','.join(options.symbols)!r}: want underlyings such as SPX,NDX")
 
 
 PROVIDER = web.AppKey("provider", Provider)

@@ -21,6 +21,16 @@ class RecordedSource:
         self.symbols: tuple[str, ...] = (chain.symbol,)
         self._chain = chain
         self._contracts = sorted(chain.contracts, key=lambda contract: contract.cid)
+        self._bid = _cents(contract.bid for contract in self._contracts)
+        self._ask = _cents(contract.ask for contract in self._contracts)
+        self._valuation = Valuation(
+            price=(self._column(lambda row: row.bid) + self._column(lambda row: row.ask)) / 2.0,
+            iv=self._column(lambda row: row.iv),
+            delta=self._column(lambda row: row.delta),
+            gamma=self._column(lambda row: row.gamma),
+            theta=self._column(lambda row: row.theta),
+            vega=self._column(lambda row: row.vega),
+        )
 
     def listing_day(self, ts: float) -> date:
         """The file's day, whatever the time: its listing never changes."""
@@ -40,19 +50,11 @@ class RecordedSource:
 
     def valuation(self, listing: Listing, spots: FloatArray, ts: float) -> Valuation:
         """The file's volatility and greeks, NaN where it has none; `price` is the middle of the quote."""
-        bid, ask = self._column(lambda row: row.bid), self._column(lambda row: row.ask)
-        return Valuation(
-            price=(bid + ask) / 2.0,
-            iv=self._column(lambda row: row.iv),
-            delta=self._column(lambda row: row.delta),
-            gamma=self._column(lambda row: row.gamma),
-            theta=self._column(lambda row: row.theta),
-            vega=self._column(lambda row: row.vega),
-        )
+        return self._valuation
 
     def quotes(self, listing: Listing, fair: Valuation) -> tuple[IntArray, IntArray]:
         """The file's bid and ask in cents."""
-        return _cents(row.bid for row in self._contracts), _cents(row.ask for row in self._contracts)
+        return self._bid.copy(), self._ask.copy()
 
     def facts(self, listing: Listing, ts: float) -> SessionFacts:
         """The file's open interest, volume, sizes and last trade."""
@@ -76,6 +78,4 @@ class RecordedSource:
 
 
 def _cents(dollars: Iterable[float | None]) -> IntArray:
-    return np.array(
-        [UNKNOWN_CENTS if value is None else round(value * 100) for value in dollars], dtype=np.int64
-    )
+    return np.array([UNKNOWN_CENTS if value is None else round(value * 100) for value in dollars], dtype=np.int64)

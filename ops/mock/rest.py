@@ -21,9 +21,7 @@ from ops.mock.provider import PROVIDER, Provider
 _SNAPSHOT_LIMIT = 250
 _REFERENCE_LIMIT = 1000
 _ANY_OF_LIMIT = 250
-_TOO_MANY = (
-    "You've exceeded the maximum requests per minute, please wait or upgrade your subscription to continue."
-)
+_TOO_MANY = "You've exceeded the maximum requests per minute, please wait or upgrade your subscription to continue."
 _INDEX_GROUPS = (
     "s_and_p",
     "nasdaq",
@@ -79,7 +77,8 @@ async def _chain(request: web.Request) -> web.Response:
     market = provider.market
     query = Query.parse(request.query, _SNAPSHOT_LIMIT)
     page = page_of(market.listing, _listed(provider, name), query)
-    if any(provider.fails(market.listing.contracts[row]) for row in page.rows.tolist()):
+    failing = provider.failing_expiration()
+    if any(market.listing.contracts[row].expiration == failing for row in page.rows.tolist()):
         return _error(500, "internal server error")
     greeks = name not in INDEX_SYMBOLS
     results = [rows.snapshot_row(market, row, greeks=greeks) for row in page.rows.tolist()]

@@ -54,7 +54,7 @@ def profile_of(symbol: str) -> Profile:
     if known is not None:
         return known
     spot = 40.0 + 10.0 * (word(symbol) % 40)
-    return Profile(spot, 0.3, (2_500, 5_000, 10_000), symbol, dailies=False)
+    return Profile(spot, 0.3, (1_000, 5_000, 10_000), symbol, dailies=False)
 
 
 class SyntheticSource:
@@ -75,9 +75,7 @@ class SyntheticSource:
     def listing(self, ts: float) -> Listing:
         """Everything listed on the day of `ts`."""
         day = self.listing_day(ts)
-        contracts = {
-            contract.cid: contract for symbol in self.symbols for contract in self._contracts(symbol, day)
-        }
+        contracts = {contract.cid: contract for symbol in self.symbols for contract in self._contracts(symbol, day)}
         alive = (contract for contract in self.added if contract.expiration >= day.isoformat())
         contracts.update((contract.cid, contract) for contract in alive)
         return Listing.of(self.symbols, contracts.values())

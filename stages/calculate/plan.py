@@ -100,9 +100,7 @@ def compile_plan(plane: Plane, widths: tuple[float, ...]) -> Plan:
     ]
     sizes = [len(cells.strike_milli) for cells in blocks]
     legs = _frozen(np.concatenate([cells.legs for cells in blocks], axis=1).astype(np.int32))
-    weights = np.concatenate(
-        [np.repeat(cells.weights, len(cells.strike_milli), axis=1) for cells in blocks], axis=1
-    )
+    weights = np.concatenate([np.repeat(cells.weights, len(cells.strike_milli), axis=1) for cells in blocks], axis=1)
     row_offsets, row_cells = _cells_by_row(legs, weights, len(plane.rows))
     return Plan(
         plane_id=plane.id,
@@ -145,9 +143,7 @@ class _Ladder:
 
     @classmethod
     def of(cls, plane: Plane, side: str) -> _Ladder:
-        listed = [
-            (row.strike_milli, n) for n, row in enumerate(plane.rows) if row.type == side and not row.eligible
-        ]
+        listed = [(row.strike_milli, n) for n, row in enumerate(plane.rows) if row.type == side and not row.eligible]
         listed.sort()
         table = np.array(listed, np.int64).reshape(-1, 2)
         return cls(side, table[:, 0], table[:, 1], len(plane.rows))
@@ -174,9 +170,7 @@ def _butterflies(ladder: _Ladder, widths: Milli) -> _Cells:
     below, has_below = ladder.find(centre - widths)
     above, has_above = ladder.find(centre + widths)
     strike, width = np.nonzero(has_below & has_above)
-    legs = np.stack(
-        [ladder.rows[below[strike, width]], ladder.rows[strike], ladder.rows[above[strike, width]]]
-    )
+    legs = np.stack([ladder.rows[below[strike, width]], ladder.rows[strike], ladder.rows[above[strike, width]]])
     return _Cells(ladder.strikes[strike], widths[width], legs, np.array([[1], [-2], [1]]))
 
 

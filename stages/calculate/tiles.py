@@ -104,9 +104,7 @@ def _arbitrage(
     buy: npt.NDArray[np.int64], missing: npt.NDArray[np.int64], width_milli: npt.NDArray[np.int64]
 ) -> npt.NDArray[np.bool_]:
     """Where a butterfly or vertical (a cell with a width) costs nothing, or more than it can ever pay."""
-    found: npt.NDArray[np.bool_] = (
-        ((buy <= 0) | (buy * 10 > width_milli)) & (width_milli > 0) & (missing == 0)
-    )
+    found: npt.NDArray[np.bool_] = ((buy <= 0) | (buy * 10 > width_milli)) & (width_milli > 0) & (missing == 0)
     return found
 
 

@@ -123,9 +123,7 @@ def apply_diff(cells: Ints, data: bytes) -> Ints:
     for row, column in enumerate(columns):
         result[row, changed] = [UNKNOWN if value is None else value for value in column]
     if diff.crc is not None and diff.crc != cells_crc(result):
-        raise DataError(
-            f"diff: plane {diff.plane} at version {diff.to_version} does not have the announced checksum"
-        )
+        raise DataError(f"diff: plane {diff.plane} at version {diff.to_version} does not have the announced checksum")
     return result
 
 

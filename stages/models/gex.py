@@ -200,8 +200,7 @@ def _side_by_expiration(contracts: _Contracts, side: Mask) -> Json:
         values = np.bincount(at, contracts.gex[here], len(strikes))
         if len(strikes):
             message[expiration] = {
-                str(points(strike)): value
-                for strike, value in zip(strikes.tolist(), values.tolist(), strict=True)
+                str(points(strike)): value for strike, value in zip(strikes.tolist(), values.tolist(), strict=True)
             }
     return message
 
@@ -226,15 +225,13 @@ def _levels(
     }
 
 
-def _greatest(
-    strikes: npt.NDArray[np.int64], strength: Floats, spot: float | None, reason: str | None
-) -> Json:
+def _greatest(strikes: npt.NDArray[np.int64], strength: Floats, spot: float | None, reason: str | None) -> Json:
     """The strike of greatest strength; ties: nearest spot, then the lower one."""
     best = float(strength.max()) if len(strength) else 0.0
     if spot is None or reason or best <= 0:
         return {"value": None, "status": reason or NO_CANDIDATE, "strength": None}
     tied = strikes[strength == best].tolist()
-    value = min(tied, key=lambda strike: (abs(strike / 1000 - spot), strike))
+    value = min(tied, key=lambda strike: abs(strike / 1000 - spot))  # strikes ascend: the first is the lower
     return {"value": points(value), "status": "ok", "strength": best}
 
 
@@ -268,9 +265,7 @@ def _plane(plane: Plane, cut: AnalyticsCut | None, ts: float) -> Json:
     return {"T": max(minutes, 1.0) / MINUTES_PER_YEAR if minutes > 0 else None, "version": cut.version}
 
 
-def _count(
-    values: npt.NDArray[np.int32], kinds: type[Source] | type[Reason], skip: Reason | None = None
-) -> Json:
+def _count(values: npt.NDArray[np.int32], kinds: type[Source] | type[Reason], skip: Reason | None = None) -> Json:
     """How many contracts of each kind, by the kind's published name."""
     counts = np.bincount(values, minlength=len(kinds)).tolist()
     return {kind.name.lower(): counts[kind] for kind in kinds if kind is not skip}
@@ -283,8 +278,6 @@ def _newest_quote(cuts: Mapping[str, AnalyticsCut]) -> float | None:
 
 def _newest_open_interest(cuts: Mapping[str, AnalyticsCut]) -> float | None:
     """Time of the newest chain that told any open interest used here."""
-    times = [
-        cut.chain["greeks"]["chain_ts"][np.isfinite(cut.chain["interest"]["oi"])] for cut in cuts.values()
-    ]
+    times = [cut.chain["greeks"]["chain_ts"][np.isfinite(cut.chain["interest"]["oi"])] for cut in cuts.values()]
     newest = max((float(np.nan_to_num(ts).max(initial=0.0)) for ts in times), default=0.0)
     return newest or None

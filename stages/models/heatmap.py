@@ -44,8 +44,7 @@ def heatmap_model(
         "spot": moment.spot,
         "widths": [points(milli) for milli in width_axis(geometry.widths).tolist()],
         "planes": {
-            plane.id: _plane(plane, plans[plane.id], cuts.get(plane.id), moment.ts)
-            for plane in geometry.planes
+            plane.id: _plane(plane, plans[plane.id], cuts.get(plane.id), moment.ts) for plane in geometry.planes
         },
     }
 

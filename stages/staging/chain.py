@@ -206,7 +206,7 @@ class Staging:
 
     def _refresh(self, state: ChainState, board: Board, entries: ChainEntries, newest: ChainCompleted) -> list[Commit]:
         """Same geometry: newer values move in, one plane a commit, so that frames get their turn in between."""
-        commits = []
+        commits: list[Commit] = []
         rejected = 0
         for plane in board.geometry.planes:
             snapshot = state.snapshots.get(plane.expiration)
@@ -216,7 +216,7 @@ class Staging:
             rejected += bad
             newer = _newer_records(records, state.planes[board.epoch], plane.id)
             commits += self._merge_commits(state, board, plane, newer)
-        facts = {
+        facts: dict[str, Scalar] = {
             "fetch": newest.fetch,
             "snapshot_ts": max(snapshot.ts for snapshot in state.snapshots.values()),
             "failed_expirations": ",".join(newest.failed),

@@ -208,13 +208,12 @@ class Conflation:
         self._limits.append(limit)
         newest = self._quotes
         missed = others = 0
-        for event in frame.events:
-            if type(event) is not Quote:
+        for one in frame.events:
+            if type(one) is not Quote:
                 others += 1
-                self._take_other(event, limit)
+                self._take_other(one, limit)
                 continue
-            if not _SECONDS_BELOW <= event.t <= limit:
-                event = self._restamped(event, limit)
+            event = one if _SECONDS_BELOW <= one.t <= limit else self._restamped(one, limit)
             best = newest.get(event.sym)
             if best is None:
                 if self.seat(event.sym) is None:

@@ -16,7 +16,7 @@ from stages.calculate.tiles import compute_tiles
 
 ROOT = "SPXW"
 EXPIRATION = "2026-01-16"
-AN_HOUR_BEFORE = settlement_ts(ROOT, EXPIRATION) - 3600
+AN_HOUR_BEFORE = settlement_ts("SPX", EXPIRATION) - 3600  # 08:30 in New York: SPXW has until 16:00
 
 Contract = tuple[str, float]  # side, strike
 
@@ -49,9 +49,7 @@ def plane_of(rows: Iterable[Listing]) -> Plane:
 
 def row_of(plane: Plane, kind: str, strike: float) -> int:
     """The row of a contract."""
-    return next(
-        n for n, row in enumerate(plane.rows) if (row.type, row.strike_milli) == (kind, round(strike * 1000))
-    )
+    return next(n for n, row in enumerate(plane.rows) if (row.type, row.strike_milli) == (kind, round(strike * 1000)))
 
 
 def cell_of(plan: Plan, strategy: str, side: str, strike: float, width: float = 0) -> int:
@@ -81,7 +79,7 @@ def chain_of(plane: Plane, values: Mapping[Contract, tuple[float | None, float |
 
 
 def moment_of(spot: float | None = 100.0, ts: float = AN_HOUR_BEFORE) -> Moment:
-    """A tick an hour before settlement."""
+    """A tick an hour before the AM settlement."""
     return Moment("SPX", "SPX:1768000000:1f3a", 7, 3, ts, 1768000001.5, spot, ts)
 
 

@@ -13,9 +13,7 @@ from stages.calculate.plan import Plan, cell_labels, compile_plan
 from tests.stages.boards import both_sides, cell_of, listing, plane_of, row_of
 
 GRID = [95, 97.5, 100, 102.5, 105, 110, 115]
-boards = st.lists(
-    st.sampled_from([(kind, strike) for kind in (CALL, PUT) for strike in GRID]), min_size=1, unique=True
-)
+boards = st.lists(st.sampled_from([(kind, strike) for kind in (CALL, PUT) for strike in GRID]), min_size=1, unique=True)
 excluded = st.sampled_from(["", "", "", "adjusted"])
 width_lists = st.lists(st.sampled_from([2.5, 5.0, 7.5, 10.0]), max_size=4).map(tuple)
 
@@ -110,9 +108,9 @@ def test_a_plane_past_its_settlement_has_no_cells() -> None:
     assert (plan.cell_count, plan.strikes, cell_labels(plan)) == (0, [], [])
 
 
-def test_widths_are_a_set() -> None:
+def test_widths_are_a_set_of_positive_numbers() -> None:
     plane = plane_of(both_sides([95, 100, 105]))
-    assert cell_labels(compile_plan(plane, (10, 5, 10))) == cell_labels(compile_plan(plane, (5, 10)))
+    assert cell_labels(compile_plan(plane, (10, 0, 5, 10, -5))) == cell_labels(compile_plan(plane, (5, 10)))
 
 
 def test_a_block_is_the_cells_of_one_strategy_and_side() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -38,7 +39,7 @@ def tile(prices: dict[tuple[str, float], tuple[float | None, float | None]], *la
     return mid2, buy, sell, flags
 
 
-# --- prices, by hand -------------------------------------------------------------------------------------------
+# --- prices, by hand
 
 
 def test_a_butterfly_is_bought_at_the_asks_of_its_wings_and_twice_the_bid_of_its_body() -> None:
@@ -53,8 +54,7 @@ def test_a_call_vertical_buys_the_lower_strike_and_sells_the_upper() -> None:
 
 def test_a_put_vertical_buys_the_upper_strike_and_sells_the_lower() -> None:
     # mid 3.00 - 1.00; buy 3.10 - 0.95; sell 2.90 - 1.05
-    puts = {(PUT, 100): (2.9, 3.1), (PUT, 95): (0.95, 1.05)}
-    assert tile({**CALLS, **puts}, "vertical", PUT, 100, 5) == (400, 215, 185, 0)
+    assert tile({(PUT, 100): (2.9, 3.1), (PUT, 95): (0.95, 1.05)}, "vertical", PUT, 100, 5) == (400, 215, 185, 0)
 
 
 def test_a_single_is_bought_at_its_ask_and_sold_at_its_bid() -> None:
@@ -70,7 +70,7 @@ def test_a_negative_mid_is_shown() -> None:
     assert mid2 == -60
 
 
-# --- no price --------------------------------------------------------------------------------------------------
+# --- no price
 
 
 def test_a_bid_of_zero_counts_as_a_price_of_zero_but_leaves_no_mid() -> None:
@@ -112,7 +112,7 @@ def test_prices_beyond_32_bits_are_no_price_and_never_wrap() -> None:
     assert compute_tiles(PLAN, quotes)[:3, fly].tolist() == [0, 0, 0]
 
 
-# --- flags -----------------------------------------------------------------------------------------------------
+# --- flags
 
 
 @pytest.mark.parametrize(
@@ -167,11 +167,9 @@ def test_without_a_natural_debit_there_is_no_arbitrage() -> None:
     assert tile(prices, "vertical", CALL, 95, 5)[3] == Flag.NO_ASK
 
 
-# --- against the definition, one cell at a time ------------------------------------------------------------------
+# --- against the definition, one cell at a time
 
-cents = st.one_of(
-    st.sampled_from([UNKNOWN, 0, 1, 5, 50, 51, 2**31 - 1]), st.integers(0, 400), st.integers(300, 1200)
-)
+cents = st.one_of(st.sampled_from([UNKNOWN, 0, 1, 5, 50, 51, 2**31 - 1]), st.integers(0, 400), st.integers(300, 1200))
 GRID = (95, 97.5, 100, 102.5, 105)
 contracts = st.lists(
     st.sampled_from([(kind, strike) for kind in (CALL, PUT) for strike in GRID]), min_size=1, unique=True
@@ -238,7 +236,7 @@ def test_every_tile_is_what_its_definition_says(data: st.DataObject, listed: lis
     assert compute_tiles(plan, quotes).T.tolist() == expected
 
 
-# --- incremental -------------------------------------------------------------------------------------------------
+# --- incremental
 
 updates = st.lists(st.tuples(st.integers(0, len(FULL_BOARD.rows) - 1), cents, cents), max_size=30)
 Update = tuple[int, int, int]
@@ -258,7 +256,7 @@ def test_incremental_equals_full_wherever_the_batches_are_cut(
 ) -> None:
     cells = compute_tiles(FULL_PLAN, quotes)
     bounds = [0, *sorted(cuts), len(sequence)]
-    for start, end in zip(bounds, bounds[1:], strict=False):
+    for start, end in pairwise(bounds):
         cells = recompute_tiles(FULL_PLAN, quotes, cells, apply(quotes, sequence[start:end]))
     np.testing.assert_array_equal(cells, compute_tiles(FULL_PLAN, quotes))
 
@@ -276,9 +274,7 @@ def test_recomputing_leaves_the_given_cells_alone() -> None:
 @settings(deadline=None)
 @given(st.lists(st.integers(0, len(FULL_BOARD.rows) - 1), max_size=8))
 def test_touched_cells_are_those_with_a_leg_on_the_rows(rows: list[int]) -> None:
-    expected = [
-        cell for cell in range(FULL_PLAN.cell_count) if set(FULL_PLAN.legs[:, cell].tolist()) & set(rows)
-    ]
+    expected = [cell for cell in range(FULL_PLAN.cell_count) if set(FULL_PLAN.legs[:, cell].tolist()) & set(rows)]
     assert touched_cells(FULL_PLAN, np.array(rows, np.intp)).tolist() == expected
 
 
@@ -296,7 +292,7 @@ def test_a_plane_without_cells_has_tiles_of_length_zero() -> None:
     assert recompute_tiles(plan, empty_quotes(1), cells, np.array([0])).shape == (4, 0)
 
 
-# --- laws on arbitrage-free quotes ---------------------------------------------------------------------------------
+# --- laws on arbitrage-free quotes
 
 STEP = 5
 LADDER = tuple(range(50, 150, STEP))
@@ -308,7 +304,7 @@ LAW_PLAN = compile_plan(LAW_BOARD, (STEP, 2 * STEP, 4 * STEP))
 def arbitrage_free(draw: st.DrawFn) -> Array:
     """Quotes of zero width: every contract at its average payoff over four settlement values, plus a dime.
 
-    Four outcomes make a quarter of a dollar the smallest unit, so cents are exact; the dime keeps bids above 0.
+    Four outcomes make a quarter the smallest unit, so cents are exact; the dime keeps bids above 0.
     """
     outcomes = draw(st.lists(st.integers(40, 160), min_size=4, max_size=4))
     quotes = empty_quotes(len(LAW_BOARD.rows))

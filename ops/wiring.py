@@ -1,0 +1,50 @@
+"""From settings to the parts of the pipeline: the only place where stages, broker and settings meet."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from contracts.keys import Keys
+from contracts.settings import Settings
+from contracts.stage import Stage
+from contracts.topology import StageName
+from stages.calculate.stage import CalculateSettings
+from stages.calculate.stage import build_stage as build_calculate
+from stages.models.stage import ModelSettings
+from stages.models.stage import build_stage as build_models
+from stages.staging.chain import ChainSettings
+from stages.staging.hydrate import HydrateSettings
+from stages.staging.stage import build_stage as build_staging
+from stages.staging.tick import Ticker, TickSettings
+
+
+def keys_of(settings: Settings) -> Keys:
+    """How this deployment spells its keys."""
+    return Keys(settings.marketswarm_namespace, settings.marketswarm_partitioned)
+
+
+def partitions(settings: Settings) -> tuple[tuple[str, ...], ...]:
+    """The symbols of each partition: one partition, or one per symbol in partitioned mode."""
+    if settings.marketswarm_partitioned:
+        return tuple((symbol,) for symbol in settings.massive_symbols)
+    return (settings.massive_symbols,)
+
+
+def pure_stage(name: StageName, settings: Settings, symbols: tuple[str, ...]) -> Stage:
+    """One of the stages without effects (staging, calculate, models) for a partition."""
+    keys, symbol, ttl = keys_of(settings), symbols[0], settings.massive_epoch_ttl * 1000
+    if name is StageName.STAGING:
+        chain = ChainSettings(ttl, settings.marketswarm_timeline_length, settings.massive_widths)
+        hydrate = HydrateSettings(symbols, settings.massive_future_tolerance_sec, ttl)
+        return build_staging(keys, symbol, chain, hydrate)
+    if name is StageName.CALCULATE:
+        return build_calculate(keys, symbol, CalculateSettings(ttl, settings.massive_gamma))
+    window = settings.marketswarm_resume_window_sec * 1000
+    return build_models(keys, symbol, ModelSettings(ttl, settings.massive_model_ttl * 1000, window, settings.massive_rate))
+
+
+def tickers(settings: Settings, symbols: tuple[str, ...]) -> Iterator[Ticker]:
+    """The tick of each symbol of a partition."""
+    tick = TickSettings(settings.massive_epoch_ttl * 1000, settings.massive_chain_interval_sec)
+    for symbol in symbols:
+        yield Ticker(keys_of(settings), symbol, tick)

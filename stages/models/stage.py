@@ -1,0 +1,386 @@
+"""The models stage: what changed becomes diffs, ticks become published models, promotions become resets.
+
+Order of a symbol's stream: a `reset` opens an epoch, then contiguous diffs per plane (`from` is the last `to`), and
+no diff of an older epoch after it. The guards on the published epoch and versions make this hold for any number of
+consumers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+import orjson
+
+from contracts.analytics import AnalyticsCut, Moment, decode_cut
+from contracts.commit import (
+    Advance,
+    Commit,
+    Count,
+    DropFields,
+    EntryId,
+    FieldBelow,
+    FieldIs,
+    Flag,
+    Guard,
+    KeysExist,
+    Publish,
+    SetFields,
+    SetValue,
+    Write,
+    version_field,
+)
+from contracts.geometry import Plane
+from contracts.keys import Keys, Layer, Stat
+from contracts.messages import AnalyticsComputed, Message, PlaneComputed, decode, encode
+from contracts.planes import HEADER_BYTES, Tiles, decode_tiles, unpack_header
+from contracts.ports import GetFields, GetHead, GetValue, Read, Reader
+from contracts.stage import Entry, Source, Stage
+from contracts.symbology import days_to_expiration
+from contracts.topology import StageName, streams_of
+from contracts.versions import Level, Versions, complete_to
+from stages.calculate.stage import CompiledEpoch, CompiledEpochs, epoch_of, symbol_of
+from stages.models.diff import diff_cells, encode_diff, encode_reset, encode_reset_plane
+from stages.models.gex import gex_model, gex_sides
+from stages.models.heatmap import heatmap_model, strategy_view
+
+StrategyEntries: TypeAlias = "Sequence[Entry[Message]]"
+
+BATCH = 32
+CRC_EVERY = 50  # every 50th diff of a plane carries a checksum of the whole plane
+STRATEGIES = ("butterfly", "vertical", "single")
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """What models need from the settings."""
+
+    epoch_ttl_ms: int
+    model_ttl_ms: int
+    window_ms: int
+    rate: float
+
+
+@dataclass(frozen=True)
+class ModelState:
+    """The active epoch, what was published last, and the layers concerned. A blob that is absent is None."""
+
+    symbol: str
+    active: str | None
+    published: Mapping[bytes, bytes] = field(default_factory=dict)
+    compiled: CompiledEpoch | None = None
+    versions: Versions = field(default_factory=lambda: Versions({}))
+    watermark: float = 0.0
+    planes: tuple[Plane, ...] = ()
+    tiles: tuple[bytes | None, ...] = ()  # whole blobs, or headers alone for a tick
+    before: tuple[bytes | None, ...] = ()  # the published layer, likewise
+    cuts: tuple[bytes | None, ...] = ()  # ticks only
+
+    @property
+    def epoch_is_published(self) -> bool:
+        """Whether the stream already follows the active epoch."""
+        return self.active is not None and self.published.get(b"epoch") == self.active.encode()
+
+
+class Publication:
+    """load and step of the strategy stream of one partition."""
+
+    def __init__(self, keys: Keys, settings: ModelSettings) -> None:
+        self._keys = keys
+        self._settings = settings
+        self._compiled = CompiledEpochs(keys)
+
+    # --- load
+
+    async def load(self, reader: Reader, entries: StrategyEntries) -> ModelState:
+        """Read what was published and what is new, all at one moment."""
+        symbol = symbol_of(entries[0].message)
+        active = (await reader.fields(self._keys.active(symbol))).get(symbol.encode())
+        if active is None:
+            return ModelState(symbol, None)
+        epoch = active.decode()
+        compiled = await self._compiled.get(reader, epoch)
+        if compiled is None or not any(epoch_of(entry.message) == epoch for entry in entries):
+            return ModelState(symbol, epoch, compiled=compiled)
+        state = await self._layers(reader, symbol, compiled, entries)
+        if not state.epoch_is_published or _is_lost(state):
+            # a reset needs all cells of all planes, whatever the entries name
+            return await self._layers(reader, symbol, compiled, ())
+        return state
+
+    async def _layers(
+        self, reader: Reader, symbol: str, compiled: CompiledEpoch, entries: StrategyEntries
+    ) -> ModelState:
+        keys, epoch = self._keys, compiled.epoch
+        planes = _planes_concerned(compiled, entries)
+        is_tick = bool(entries) and isinstance(entries[0].message, AnalyticsComputed)
+        layers = [Layer.TILES, Layer.PUBLISHED, *([Layer.ANALYTICS] if is_tick else [])]
+        reads: list[Read] = [
+            GetFields(keys.model_state(symbol)),
+            GetFields(keys.versions(epoch)),
+            GetFields(keys.watermark(symbol)),
+        ]
+        for layer in layers:
+            names = [keys.plane(epoch, plane.id, layer) for plane in planes]
+            heads_only = is_tick and layer is not Layer.ANALYTICS
+            reads += [GetHead(name, HEADER_BYTES) if heads_only else GetValue(name) for name in names]
+        published, versions, watermark, *blobs = await reader.read(*reads)
+        assert isinstance(published, dict) and isinstance(versions, dict) and isinstance(watermark, dict)
+        found = [blob if isinstance(blob, bytes) and blob else None for blob in blobs]
+        count = len(planes)
+        return ModelState(
+            symbol,
+            epoch,
+            published,
+            compiled,
+            Versions(versions),
+            float(watermark.get(b"ts", b"0")),
+            planes,
+            tuple(found[:count]),
+            tuple(found[count : 2 * count]),
+            tuple(found[2 * count :]),
+        )
+
+    # --- step
+
+    def step(self, state: ModelState, entries: StrategyEntries) -> list[Commit]:
+        """All entries are of one type and symbol; those of another epoch than the active one have no work left."""
+        ids = tuple(entry.id for entry in entries)
+        current = [entry.message for entry in entries if epoch_of(entry.message) == state.active]
+        if state.active is None or state.compiled is None or not current or not state.versions.fields:
+            return [Commit(ids, (FieldIs(self._keys.active(state.symbol), state.symbol, state.active),))]
+        if not state.epoch_is_published or _is_lost(state):
+            reset = self._reset(state, state.compiled)
+            # models of a tick follow in the next step, on top of the reset
+            return [reset] if reset and isinstance(current[0], AnalyticsComputed) else [self._with(reset, ids, state)]
+        if isinstance(current[0], AnalyticsComputed):
+            ticks = [message for message in current if isinstance(message, AnalyticsComputed)]
+            return [self._tick(state, state.compiled, max(ticks, key=lambda message: message.tick), ids)]
+        if isinstance(current[0], PlaneComputed):
+            return [self._diffs(state, state.compiled, ids)]
+        return [self._with(None, ids, state)]
+
+    def _with(self, commit: Commit | None, ids: tuple[EntryId, ...], state: ModelState) -> Commit:
+        found = commit or Commit(guards=(self._is_active(state),))
+        return Commit(ids, found.guards, found.writes)
+
+    def _is_active(self, state: ModelState) -> Guard:
+        return FieldIs(self._keys.active(state.symbol), state.symbol, state.active)
+
+    def _publish(self, state: ModelState, kind: str, data: bytes) -> Write:
+        keys, symbol = self._keys, state.symbol
+        return Publish(keys.model_stream(symbol), keys.model_state(symbol), kind, data, self._settings.window_ms)
+
+    # --- reset
+
+    def _reset(self, state: ModelState, compiled: CompiledEpoch) -> Commit | None:
+        """Open the epoch on the stream with all its cells; None while some plane has no tiles."""
+        tiles = [_valid(blob, state, plane, "tiles") for plane, blob in zip(state.planes, state.tiles, strict=True)]
+        if len(state.planes) < len(compiled.geometry.planes) or not _all(tiles):
+            return None
+        made = [one for one in tiles if one is not None]
+        levels = {plane.id: Level(one.version, one.watermark) for plane, one in zip(state.planes, made, strict=True)}
+        lost = state.epoch_is_published
+        ts = float(state.published.get(b"market_ts", b"0")) or made[0].watermark
+        planes = [
+            encode_reset_plane(
+                plane, compiled.plans[plane.id], one.version, days_to_expiration(plane.expiration, ts), one.cells
+            )
+            for plane, one in zip(state.planes, made, strict=True)
+        ]
+        upto = complete_to(state.versions, levels, state.watermark, levels)
+        data = encode_reset(compiled.epoch, "lost" if lost else "promoted", upto, compiled.geometry.widths, planes)
+        guards: list[Guard] = [self._is_active(state)]
+        model_state = self._keys.model_state(state.symbol)
+        guards.append(FieldIs(model_state, "epoch", state.published.get(b"epoch")))
+        writes: list[Write] = [DropFields(model_state, ("generation",))] if lost else []
+        for plane, one in zip(state.planes, made, strict=True):
+            plane_guards, plane_writes = self._advance(state, compiled, plane, one)
+            guards += plane_guards
+            writes += plane_writes
+        writes += (
+            SetFields(model_state, {"epoch": compiled.epoch}),
+            self._publish(state, "reset", data),
+            Count(self._keys.analytics(Stat.MODEL, state.symbol), {"resets": 1}),
+        )
+        return Commit(guards=tuple(guards), writes=tuple(writes))
+
+    def _advance(
+        self, state: ModelState, compiled: CompiledEpoch, plane: Plane, tiles: Tiles
+    ) -> tuple[list[Guard], list[Write]]:
+        """The published layer of a plane now equals these tiles."""
+        keys, symbol, epoch = self._keys, state.symbol, compiled.epoch
+        versions = keys.versions(epoch)
+        name = version_field(plane.id, "published")
+        again = Flag(keys.strategy_stream(symbol), encode(PlaneComputed(symbol, epoch, plane.id)))
+        key = keys.plane(epoch, plane.id, Layer.PUBLISHED)
+        guards: list[Guard] = [
+            FieldIs(versions, name, state.versions.fields.get(name.encode())),
+            KeysExist((versions,)),
+        ]
+        writes: list[Write] = [
+            SetValue(key, tiles.encode(), self._settings.epoch_ttl_ms, derived=True),
+            Advance(versions, plane.id, "published", "tiles", tiles.version, tiles.watermark, again),
+        ]
+        return guards, writes
+
+    # --- diff
+
+    def _diffs(self, state: ModelState, compiled: CompiledEpoch, ids: tuple[EntryId, ...]) -> Commit:
+        """One diff per plane that moved: exactly the cells that differ from what was published last."""
+        keys, epoch = self._keys, compiled.epoch
+        guards: list[Guard] = [self._is_active(state), FieldIs(keys.model_state(state.symbol), "epoch", epoch)]
+        writes: list[Write] = []
+        levels: dict[str, Level] = {}
+        cells = 0
+        for plane, tiles_blob, before_blob in zip(state.planes, state.tiles, state.before, strict=True):
+            tiles = _valid(tiles_blob, state, plane, "tiles")
+            before = _valid(before_blob, state, plane, "published")
+            if tiles is None or before is None or tiles.version == before.version:
+                continue
+            changed = diff_cells(before.cells, tiles.cells)
+            cells += len(changed)
+            levels[plane.id] = Level(tiles.version, tiles.watermark)
+            count = int(state.versions.fields.get(f"{plane.id}|diffs".encode(), b"0")) + 1
+            upto = complete_to(state.versions, compiled.plans, state.watermark, levels)
+            data = encode_diff(
+                epoch, plane.id, before.version, tiles.version, upto, tiles.cells, changed, count % CRC_EVERY == 0
+            )
+            plane_guards, plane_writes = self._advance(state, compiled, plane, tiles)
+            guards += plane_guards
+            writes += plane_writes
+            writes += (
+                SetFields(keys.versions(epoch), {f"{plane.id}|diffs": count}),
+                self._publish(state, "diff", data),
+            )
+        counts = {"diffs": len(levels), "cells": cells}
+        writes.append(Count(keys.analytics(Stat.MODEL, state.symbol), counts))
+        return Commit(ids, tuple(guards), tuple(writes))
+
+    # --- tick
+
+    def _tick(
+        self, state: ModelState, compiled: CompiledEpoch, message: AnalyticsComputed, ids: tuple[EntryId, ...]
+    ) -> Commit:
+        """Rebuild the JSON models from the cuts of one tick; an older tick, or one already replaced, has no work."""
+        cuts = _cuts_of(state, message.tick)
+        if cuts is None:
+            return self._with(None, ids, state)
+        keys, symbol, epoch = self._keys, state.symbol, compiled.epoch
+        upto = complete_to(state.versions, compiled.plans, state.watermark)
+        seq = int(state.published.get(b"seq", b"0"))
+        moment = Moment(
+            symbol,
+            epoch,
+            seq,
+            message.tick,
+            message.market_ts,
+            _cut_watermark(cuts, state),
+            message.spot,
+            message.spot_ts,
+        )
+        model_state = keys.model_state(symbol)
+        guards: tuple[Guard, ...] = (
+            self._is_active(state),
+            FieldIs(model_state, "epoch", epoch),
+            FieldBelow(model_state, "tick", message.tick),
+        )
+        if float(state.published.get(b"tick", b"-1")) >= message.tick:
+            return self._with(None, ids, state)
+        published = {plane.id: state.versions.level(plane.id, "published").version for plane in state.planes}
+        tick = {"epoch": epoch, "tick": message.tick, "complete_to": upto, "versions": published}
+        gex = orjson.dumps(gex_model(moment, compiled.geometry, cuts, self._settings.rate))
+        writes: tuple[Write, ...] = (
+            *self._model_writes(compiled, moment, cuts, gex),
+            SetFields(model_state, {"tick": message.tick, "market_ts": message.market_ts}),
+            self._publish(state, "tick", orjson.dumps(tick)),
+            self._publish(state, "gex", gex),
+            Count(keys.analytics(Stat.MODEL, symbol), {"ticks": 1}),
+        )
+        return Commit(ids, guards, writes)
+
+    def _model_writes(
+        self, compiled: CompiledEpoch, moment: Moment, cuts: Mapping[str, AnalyticsCut], gex: bytes
+    ) -> list[Write]:
+        keys, ttl, symbol = self._keys, self._settings.model_ttl_ms, moment.symbol
+        heatmap = heatmap_model(moment, compiled.geometry, compiled.plans, cuts)
+        writes: list[Write] = [
+            SetValue(keys.heatmap_model(symbol), orjson.dumps(heatmap), ttl, derived=True),
+            SetValue(keys.gex_model(symbol), gex, ttl, derived=True),
+        ]
+        for strategy in STRATEGIES:
+            view = orjson.dumps(strategy_view(heatmap, strategy))
+            writes.append(SetValue(keys.heatmap_model(symbol, strategy), view, ttl, derived=True))
+        for side, model in gex_sides(moment, compiled.geometry, cuts).items():
+            writes.append(SetValue(keys.gex_model(symbol, side), orjson.dumps(model), ttl, derived=True))
+        return writes
+
+
+def build_stage(keys: Keys, symbol: str, settings: ModelSettings) -> Stage:
+    """The models stage of the partition that `symbol` belongs to."""
+    publication = Publication(keys, settings)
+    (row,) = streams_of(StageName.MODELS)
+    source: Source[Message, ModelState] = Source(
+        row,
+        row.key(keys, symbol),
+        BATCH,
+        lambda fields: decode(fields, row.messages),
+        _partition,
+        publication.load,
+        publication.step,
+    )
+    return Stage(StageName.MODELS, (source,))
+
+
+def _partition(message: Message) -> Hashable:
+    return message.TYPE, symbol_of(message)
+
+
+def _planes_concerned(compiled: CompiledEpoch, entries: StrategyEntries) -> tuple[Plane, ...]:
+    if not entries or not isinstance(entries[0].message, PlaneComputed):
+        return compiled.geometry.planes
+    named = {entry.message.plane for entry in entries if isinstance(entry.message, PlaneComputed)}
+    return tuple(plane for plane in compiled.geometry.planes if plane.id in named)
+
+
+def _valid(blob: bytes | None, state: ModelState, plane: Plane, layer: str) -> Tiles | None:
+    """A derived blob counts only if its header agrees with `versions`; after a restart it may be older or gone."""
+    if blob is None or len(blob) < HEADER_BYTES:
+        return None
+    version = state.versions.level(plane.id, layer).version
+    return decode_tiles(blob) if version > 0 and int(unpack_header(blob)["version"]) == version else None
+
+
+def _is_lost(state: ModelState) -> bool:
+    """Whether some published layer no longer is what the stream's followers have."""
+    for plane, blob in zip(state.planes, state.before, strict=True):
+        version = state.versions.level(plane.id, "published").version
+        if blob is None or len(blob) < HEADER_BYTES or int(unpack_header(blob)["version"]) != version:
+            return True
+    return False
+
+
+def _all(tiles: Sequence[Tiles | None]) -> bool:
+    return all(one is not None for one in tiles)
+
+
+def _cuts_of(state: ModelState, tick: int) -> dict[str, AnalyticsCut] | None:
+    """The cuts of this very tick; None if they are gone or of a newer one."""
+    cuts: dict[str, AnalyticsCut] = {}
+    for plane, blob in zip(state.planes, state.cuts, strict=True):
+        if blob is None:
+            return None
+        cut = decode_cut(blob)
+        if cut.tick != tick:
+            return None
+        cuts[plane.id] = cut
+    return cuts
+
+
+def _cut_watermark(cuts: Mapping[str, AnalyticsCut], state: ModelState) -> float | None:
+    """Feed receive time up to which the cut includes every frame: the least over planes that moved on since."""
+    moved = [
+        cut.watermark for plane, cut in cuts.items() if cut.version < state.versions.level(plane, "quotes").version
+    ]
+    return min([*moved, state.watermark]) or None

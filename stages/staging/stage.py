@@ -1,0 +1,48 @@
+"""The staging stage: chains become epochs, frames become rows."""
+
+from __future__ import annotations
+
+from contracts.errors import DataError
+from contracts.keys import Keys
+from contracts.messages import ChainCompleted, Fields, Message, decode
+from contracts.stage import Source, Stage
+from contracts.topology import StageName, streams_of
+from stages.staging.chain import ChainSettings, ChainState, Staging
+from stages.staging.frames import DecodedFrame, decode_entry
+from stages.staging.hydrate import HydrateSettings, HydrateState, Hydration
+
+CHAIN_BATCH = 16
+FRAME_BATCH = 200
+
+
+def build_stage(keys: Keys, symbol: str, chain: ChainSettings, hydrate: HydrateSettings) -> Stage:
+    """The staging stage of the partition that `symbol` belongs to."""
+    chain_row, frame_row = streams_of(StageName.STAGING)
+    staging = Staging(keys, chain)
+    hydration = Hydration(keys, symbol, hydrate)
+    chains: Source[ChainCompleted, ChainState] = Source(
+        chain_row,
+        chain_row.key(keys, symbol),
+        CHAIN_BATCH,
+        _decode_chain,
+        lambda message: message.symbol,
+        staging.load,
+        staging.step,
+    )
+    frames: Source[DecodedFrame, HydrateState] = Source(
+        frame_row,
+        frame_row.key(keys, symbol),
+        FRAME_BATCH,
+        decode_entry,
+        lambda _: "frames",
+        hydration.load,
+        hydration.step,
+    )
+    return Stage(StageName.STAGING, (chains, frames))
+
+
+def _decode_chain(fields: Fields) -> ChainCompleted:
+    message: Message = decode(fields, (ChainCompleted,))
+    if not isinstance(message, ChainCompleted):
+        raise DataError(f"not a chain.completed: {message!r}")
+    return message
