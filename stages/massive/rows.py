@@ -1,0 +1,230 @@
+"""The provider's snapshot rows become our chain rows. Pure; tolerant of what the wire leaves out, strict about identity.
+
+A row comes as the plain objects of its JSON. Anything but its identity may be missing (`{}`, no key, no greeks);
+whole doubles come as ints, stamps as int64 nanoseconds. What cannot be used is left out and counted, never guessed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeAlias
+
+import msgspec
+
+from contracts.errors import DataError
+from contracts.snapshot import ChainRow
+from contracts.symbology import (
+    CALL,
+    INDEX_SERIES,
+    PUT,
+    OptionTicker,
+    is_adjusted,
+    parse_ticker,
+    series_of,
+    settlement_ts,
+)
+
+Row: TypeAlias = dict[str, Any]
+
+MAX_DOLLARS = 1_000_000.0
+MAX_SIZE = 2**31 - 1
+STANDARD_MULTIPLIER = 100
+
+BAD_QUOTE = "bad_quotes"  # bid or ask negative, below a cent, absurd: both sides are dropped
+BAD_TRADE = "bad_trades"  # the same of the last price
+DUPLICATE = "duplicate_rows"
+REFUSED = "refused_rows"
+
+_EXERCISES = frozenset({"american", "european", "bermudan"})
+_NOTHING: Mapping[str, Any] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class ReadRow:
+    """A usable row, and what of it had to be dropped (`BAD_QUOTE`, `BAD_TRADE`)."""
+
+    row: ChainRow
+    dropped: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A row without a trustworthy identity: `ticker` (none, or none we can parse), or the detail that disagrees."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Surface:
+    """One expiration as fetched: rows by root, strike and type; what was left out; why it is no full surface."""
+
+    expiration: str
+    rows: tuple[ChainRow, ...]
+    counts: Mapping[str, int] = field(default_factory=dict)
+    missing: str = ""  # empty: calls and puts are there
+
+
+def read_surface(expiration: str, raw_rows: Iterable[object], market_ts: float) -> Surface:
+    """Read and check the rows of one expiration. Of two rows of one contract the newer quote stays."""
+    counts: Counter[str] = Counter()
+    newest: dict[str, ChainRow] = {}
+    for raw in raw_rows:
+        read = read_row(raw, expiration, market_ts)
+        if isinstance(read, Refused):
+            counts[REFUSED] += 1
+            counts[f"refused_{read.reason}"] += 1
+            continue
+        counts.update(read.dropped)
+        before = newest.get(read.row.id)
+        counts[DUPLICATE] += before is not None
+        if before is None or (read.row.quote_ts or 0.0) >= (before.quote_ts or 0.0):
+            newest[read.row.id] = read.row
+    rows = tuple(sorted(newest.values(), key=lambda row: (row.root, row.strike, row.type)))
+    return Surface(expiration, rows, {name: count for name, count in counts.items() if count}, _missing(rows))
+
+
+def at_market_time(surface: Surface, market_ts: float) -> Surface:
+    """The same surface with eligibility at another market time (epoch seconds)."""
+    return replace(surface, rows=tuple(_restamped(row, surface.expiration, market_ts) for row in surface.rows))
+
+
+def read_row(raw: object, expiration: str, market_ts: float) -> ReadRow | Refused:
+    """One provider row of `expiration`; eligibility at `market_ts` (epoch seconds on the market clock)."""
+    details = _object(raw, "details")
+    try:
+        ticker = parse_ticker(str(details.get("ticker")))
+    except DataError:
+        return Refused("ticker")
+    multiplier = _multiplier(details)
+    disagreement = _disagreement(ticker, details, expiration, multiplier)
+    if disagreement:
+        return Refused(disagreement)
+    series = series_of(ticker.root)
+    exercise = details.get("exercise_style")
+    quote, trade, greeks = (_object(raw, name) for name in ("last_quote", "last_trade", "greeks"))
+    bid, ask, last = quote.get("bid"), quote.get("ask"), trade.get("price")
+    quote_is_bad = not (_is_price(bid) and _is_price(ask))
+    if quote_is_bad:
+        bid = ask = None
+        quote = _NOTHING
+    trade_is_bad = not _is_price(last)
+    if trade_is_bad:
+        last = None
+        trade = _NOTHING
+    row = ChainRow(
+        id=ticker.cid,
+        root=ticker.root,
+        type=ticker.type,
+        strike=ticker.strike,
+        settlement=series.settlement,
+        exercise=exercise if exercise in _EXERCISES else series.exercise,
+        multiplier=multiplier,
+        eligible=eligibility(ticker.root, ticker.expiration, multiplier, market_ts),
+        bid=_number(bid),
+        ask=_number(ask),
+        bid_size=_count(quote.get("bid_size")),
+        ask_size=_count(quote.get("ask_size")),
+        quote_ts=seconds(quote.get("last_updated")),
+        last=_number(last),
+        last_size=_count(trade.get("size")),
+        last_ts=seconds(trade.get("sip_timestamp")),
+        volume=_count(_object(raw, "day").get("volume"), 2**53),
+        iv=_number(_member(raw, "implied_volatility")),
+        delta=_number(greeks.get("delta")),
+        gamma=_number(greeks.get("gamma")),
+        theta=_number(greeks.get("theta")),
+        vega=_number(greeks.get("vega")),
+        oi=_positive(_member(raw, "open_interest")),
+        fmv=_positive(_member(raw, "fmv")),
+    )
+    return ReadRow(row, (BAD_QUOTE,) * quote_is_bad + (BAD_TRADE,) * trade_is_bad)
+
+
+def eligibility(root: str, expiration: str, multiplier: int, market_ts: float) -> int | str:
+    """1, or why a contract takes no part in models at this market time: "adjusted", "expired"."""
+    if is_adjusted(root) or multiplier != STANDARD_MULTIPLIER:
+        return "adjusted"
+    return "expired" if market_ts >= settlement_ts(root, expiration) else 1
+
+
+def last_settlement_ts(symbol: str, expiration: str) -> float:
+    """The instant (epoch seconds) at which the last series of an underlying settles on an expiration."""
+    roots = [root for root, series in INDEX_SERIES.items() if series.underlying == symbol] or [symbol]
+    return max(settlement_ts(root, expiration) for root in roots)
+
+
+def seconds(stamp: object) -> float | None:
+    """A provider stamp as epoch seconds; nanoseconds, milliseconds or seconds by magnitude. None if it is none."""
+    value = _number(stamp)
+    if value is None or value <= 0:
+        return None
+    if value > 1e17:
+        return value / 1e9
+    return value / 1e3 if value > 1e11 else value
+
+
+def _missing(rows: Iterable[ChainRow]) -> str:
+    sides = {row.type for row in rows}
+    return " and ".join(f"no {side}s" for side in (CALL, PUT) if side not in sides)
+
+
+def _restamped(row: ChainRow, expiration: str, market_ts: float) -> ChainRow:
+    eligible = eligibility(row.root, expiration, row.multiplier, market_ts)
+    return row if eligible == row.eligible else msgspec.structs.replace(row, eligible=eligible)
+
+
+def _disagreement(ticker: OptionTicker, details: Mapping[str, Any], expiration: str, multiplier: int) -> str:
+    """Which detail contradicts the ticker; empty if none. A detail that is left out contradicts nothing."""
+    strike = details.get("strike_price", ticker.strike)
+    if ticker.expiration != expiration or details.get("expiration_date", expiration) != expiration:
+        return "expiration"
+    if details.get("contract_type", ticker.type) != ticker.type:
+        return "type"
+    if not _is_number(strike) or abs(strike * 1000 - ticker.strike_milli) > 1e-3:
+        return "strike"
+    return "" if multiplier > 0 else "multiplier"
+
+
+def _multiplier(details: Mapping[str, Any]) -> int:
+    """Shares per contract; 0 if what is there is no whole number."""
+    value = details.get("shares_per_contract", STANDARD_MULTIPLIER)
+    return int(value) if _is_number(value) and float(value).is_integer() else 0
+
+
+def _object(raw: object, name: str) -> Mapping[str, Any]:
+    value = _member(raw, name)
+    return value if isinstance(value, dict) else _NOTHING
+
+
+def _member(raw: object, name: str) -> object:
+    return raw.get(name) if isinstance(raw, dict) else None
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_price(value: object) -> bool:
+    """Whether this is an absent price, or one in whole cents that a substrate can hold."""
+    if value is None:
+        return True
+    if not (_is_number(value) and isinstance(value, int | float) and 0 <= value < MAX_DOLLARS):
+        return False
+    return abs(value * 100 - round(value * 100)) <= 1e-6
+
+
+def _number(value: object) -> float | None:
+    return float(value) if _is_number(value) and isinstance(value, int | float) else None
+
+
+def _positive(value: object) -> float | None:
+    number = _number(value)
+    return number if number is not None and number >= 0 else None
+
+
+def _count(value: object, most: int = MAX_SIZE) -> int | None:
+    number = _positive(value)
+    return int(number) if number is not None and number <= most else None
