@@ -18,7 +18,9 @@ def binary() -> str:
     try:
         return str(get_binary_path())
     except Exception as error:
-        raise FatalError(f"no embedded server for this machine ({error}); set REDIS_URL to a Redis or Valkey") from error
+        raise FatalError(
+            f"no embedded server for this machine ({error}); set REDIS_URL to a Redis or Valkey"
+        ) from error
 
 
 def command(data: Path, port: int) -> list[str]:
@@ -65,5 +67,7 @@ def find_url(redis_url: str | None, data: Path) -> str:
     """REDIS_URL, else the embedded server of the data folder; FatalError says what to start."""
     url = redis_url or remembered_url(data)
     if url is None:
-        raise FatalError(f"REDIS_URL is not set and no embedded server has been started in {data}: run `marketswarm up`")
+        raise FatalError(
+            f"REDIS_URL is not set and no embedded server has been started in {data}: run `marketswarm up`"
+        )
     return url

@@ -116,9 +116,9 @@ class MemoryStore:
         for guard in commit.guards:
             if not self._holds(guard):
                 return Refused(guard)
-        self._merged = 0
+        self._merged = merged_before
         for write in commit.writes:
-            self._apply(write, merged_before)
+            self._apply(write)
         return Applied(self._merged)
 
     def _holds(self, guard: Guard) -> bool:
@@ -133,7 +133,7 @@ class MemoryStore:
             case KeysExist(keys):
                 return all(self.exists(key) for key in keys)
 
-    def _apply(self, write: Write, merged_before: int) -> None:
+    def _apply(self, write: Write) -> None:
         match write:
             case SetValue(key, value):
                 self.strings[key] = bytearray(_bytes(value))
@@ -146,9 +146,10 @@ class MemoryStore:
                 for name, by in counts.items():
                     self._count(key, name, by)
             case CountMerged(key, total):
-                applied = self._merged + merged_before
+                applied = min(self._merged, total)
                 self._count(key, "applied", applied)
                 self._count(key, "older", total - applied)
+                self._merged -= applied
             case CountValue(key, by):
                 self.strings[key] = bytearray(str(int(self.strings.get(key, b"0")) + by).encode())
             case RaiseField(key, field, number):

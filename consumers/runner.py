@@ -192,7 +192,7 @@ class Runner:
             outcome = await self.broker.commit(self._journaled(commit), merged)
             match outcome:
                 case Applied():
-                    merged += outcome.merged
+                    merged = outcome.merged
                     self.activity.commits += 1
                     self.activity.last_commit_ts = time()
                     done = set(commit.acknowledges)

@@ -96,7 +96,7 @@ class Count:
 
 @dataclass(frozen=True, slots=True)
 class CountMerged:
-    """Count `total` events as `applied` (rows that won, over all chunks of this batch) and `older` (the rest)."""
+    """Count `total` updates as `applied` (as many as rows won in this batch and are not counted yet) or `older`."""
 
     key: str
     total: int
@@ -335,7 +335,7 @@ class Commit:
 
 @dataclass(frozen=True, slots=True)
 class Applied:
-    """The commit took effect; `merged` rows won."""
+    """The commit took effect; `merged` rows of this batch won and were not counted yet."""
 
     merged: int = 0
 
@@ -398,7 +398,9 @@ def _write_keys(write: Write) -> Sequence[str]:
             return (key, stream)
         case Merge():
             rows = (write.layer, *(row.contract_key for row in write.rows))
-            return (*rows, write.versions, write.watermark, *_announced(write.flag, write.marks)) if write.flag else rows
+            return (
+                (*rows, write.versions, write.watermark, *_announced(write.flag, write.marks)) if write.flag else rows
+            )
         case Advance():
             return (write.versions, *_announced(write.behind, write.marks), *_announced(write.ahead, None))
         case _:

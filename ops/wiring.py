@@ -40,7 +40,9 @@ def pure_stage(name: StageName, settings: Settings, symbols: tuple[str, ...]) ->
     if name is StageName.CALCULATE:
         return build_calculate(keys, symbol, CalculateSettings(ttl, settings.massive_gamma))
     window = settings.marketswarm_resume_window_sec * 1000
-    return build_models(keys, symbol, ModelSettings(ttl, settings.massive_model_ttl * 1000, window, settings.massive_rate))
+    return build_models(
+        keys, symbol, ModelSettings(ttl, settings.massive_model_ttl * 1000, window, settings.massive_rate)
+    )
 
 
 def tickers(settings: Settings, symbols: tuple[str, ...]) -> Iterator[Ticker]:

@@ -1,7 +1,7 @@
 -- The one atomic commit. KEYS[1]: the group's durable cursor, then every key touched. ARGV[1]: group,
 -- ARGV[2]: consumer, ARGV[3]: msgpack of { entries, guards, writes }, in which a key is its number in KEYS,
--- ARGV[4]: rows merged by earlier chunks of the same batch.
--- Replies { 'lost', id, ... }, { 'refused', guard number } or { 'ok', merged rows }.
+-- ARGV[4]: rows merged by earlier chunks of the same batch and not counted yet.
+-- Replies { 'lost', id, ... }, { 'refused', guard number } or { 'ok', merged rows not counted yet }.
 -- Checks come first: Lua is not rolled back, so nothing below the line "writes" may fail.
 local group, consumer = ARGV[1], ARGV[2]
 local body = cmsgpack.unpack(ARGV[3])
@@ -128,7 +128,7 @@ local function mark_level(versions, marks)
   end
 end
 
-local merged = 0
+local merged = tonumber(ARGV[4])
 
 local function merge_rows(layer, rows, on_change)
   for i = 1, #rows do
@@ -183,9 +183,10 @@ local apply = {
     for i = 1, #w[3], 2 do call('HINCRBY', KEYS[w[2]], w[3][i], w[3][i + 1]) end
   end,
   count_merged = function(w)
-    local applied = merged + tonumber(ARGV[4])
+    local applied = math.min(merged, w[3])
     call('HINCRBY', KEYS[w[2]], 'applied', applied)
     call('HINCRBY', KEYS[w[2]], 'older', w[3] - applied)
+    merged = merged - applied
   end,
   incrby = function(w) call('INCRBY', KEYS[w[2]], w[3]) end,
   raise = function(w) raise(KEYS[w[2]], w[3], w[4]) end,

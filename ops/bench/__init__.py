@@ -1,0 +1,21 @@
+"""`make bench`: the measurements of the README as a table and, last, one line of JSON. Bounded to eight minutes."""
+
+from __future__ import annotations
+
+import json
+
+
+def run_bench() -> None:
+    """Run every measurement; ratios are between figures of the same run."""
+    from ops.bench import hydrate, latency
+
+    def report(line: str) -> None:
+        print(line, flush=True)
+
+    hydrated = {size: hydrate.measure(size, report) for size in hydrate.EVENTS}
+    for size, rates in hydrated.items():
+        ratios = ", ".join(f"{rates['ours'] / rates[name]:.2f} x {name}" for name in rates if name != "ours")
+        report(f"hydrate  {size:3} events a frame  ours is {ratios}")
+    drain = latency.measure_drain(report)
+    latencies = {rate: latency.measure_latency(rate, report) for rate in latency.FRAME_EVENTS}
+    print(json.dumps({"hydrate": hydrated, "drain": drain, "latency": latencies}))

@@ -1,4 +1,4 @@
-"""The provider's snapshot rows become our chain rows. Pure; tolerant of what the wire leaves out, strict about identity.
+"""Provider rows become our chain rows. Pure; tolerant of what the wire leaves out, strict about identity.
 
 A row comes as the plain objects of its JSON. Anything but its identity may be missing (`{}`, no key, no greeks);
 whole doubles come as ints, stamps as int64 nanoseconds. What cannot be used is left out and counted, never guessed.
@@ -162,7 +162,7 @@ def seconds(stamp: object) -> float | None:
     if value is None or value <= 0:
         return None
     if value > 1e17:
-        return value / 1e9
+        return round(value / 1e9, 6)  # a double of nanoseconds is no better than that
     return value / 1e3 if value > 1e11 else value
 
 
@@ -178,20 +178,20 @@ def _restamped(row: ChainRow, expiration: str, market_ts: float) -> ChainRow:
 
 def _disagreement(ticker: OptionTicker, details: Mapping[str, Any], expiration: str, multiplier: int) -> str:
     """Which detail contradicts the ticker; empty if none. A detail that is left out contradicts nothing."""
-    strike = details.get("strike_price", ticker.strike)
     if ticker.expiration != expiration or details.get("expiration_date", expiration) != expiration:
         return "expiration"
     if details.get("contract_type", ticker.type) != ticker.type:
         return "type"
-    if not _is_number(strike) or abs(strike * 1000 - ticker.strike_milli) > 1e-3:
+    strike = _number(details.get("strike_price", ticker.strike))
+    if strike is None or abs(strike * 1000 - ticker.strike_milli) > 1e-3:
         return "strike"
     return "" if multiplier > 0 else "multiplier"
 
 
 def _multiplier(details: Mapping[str, Any]) -> int:
     """Shares per contract; 0 if what is there is no whole number."""
-    value = details.get("shares_per_contract", STANDARD_MULTIPLIER)
-    return int(value) if _is_number(value) and float(value).is_integer() else 0
+    value = _number(details.get("shares_per_contract", STANDARD_MULTIPLIER))
+    return int(value) if value is not None and value.is_integer() else 0
 
 
 def _object(raw: object, name: str) -> Mapping[str, Any]:
@@ -203,21 +203,14 @@ def _member(raw: object, name: str) -> object:
     return raw.get(name) if isinstance(raw, dict) else None
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _is_price(value: object) -> bool:
-    """Whether this is an absent price, or one in whole cents that a substrate can hold."""
-    if value is None:
-        return True
-    if not (_is_number(value) and isinstance(value, int | float) and 0 <= value < MAX_DOLLARS):
-        return False
-    return abs(value * 100 - round(value * 100)) <= 1e-6
-
-
 def _number(value: object) -> float | None:
-    return float(value) if _is_number(value) and isinstance(value, int | float) else None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        number = float(value)
+    except OverflowError:
+        return None
+    return number if math.isfinite(number) else None
 
 
 def _positive(value: object) -> float | None:
@@ -228,3 +221,11 @@ def _positive(value: object) -> float | None:
 def _count(value: object, most: int = MAX_SIZE) -> int | None:
     number = _positive(value)
     return int(number) if number is not None and number <= most else None
+
+
+def _is_price(value: object) -> bool:
+    """Whether this is no price at all (unknown), or one in whole cents that the substrate can hold."""
+    if value is None:
+        return True
+    price = _positive(value)
+    return price is not None and price < MAX_DOLLARS and abs(price * 100 - round(price * 100)) <= 1e-6

@@ -212,7 +212,7 @@ class Staging:
             snapshot = state.snapshots.get(plane.expiration)
             if snapshot is None:
                 continue
-            records, bad = _snapshot_records(plane, snapshot, newest.fetch)
+            records, bad = snapshot_records(plane, snapshot, newest.fetch)
             rejected += bad
             newer = _newer_records(records, state.planes[board.epoch], plane.id)
             commits += self._merge_commits(state, board, plane, newer)
@@ -323,7 +323,7 @@ class Staging:
     def _plane_records(self, state: ChainState, plane: Plane, newest: ChainCompleted) -> list[tuple[int, Record]]:
         snapshot = state.snapshots.get(plane.expiration)
         if snapshot is not None:
-            return _snapshot_records(plane, snapshot, newest.fetch)[0]
+            return snapshot_records(plane, snapshot, newest.fetch)[0]
         return []  # a failed expiration: its values are carried
 
     def _layer_writes(self, board: Board, plane: Plane, records: Iterable[tuple[int, Record]]) -> tuple[Write, ...]:
@@ -483,7 +483,7 @@ async def _plane_blobs(reader: Reader, board: Board) -> dict[tuple[str, Layer], 
     return {place: blob for place, blob in zip(places, blobs, strict=True) if blob is not None}
 
 
-def _snapshot_records(plane: Plane, snapshot: ChainSnapshot, fetch: int) -> tuple[list[tuple[int, Record]], int]:
+def snapshot_records(plane: Plane, snapshot: ChainSnapshot, fetch: int) -> tuple[list[tuple[int, Record]], int]:
     """Records of a plane's rows in a snapshot, and how many rows had a value that cannot be used."""
     rows = {listing.cid: number for number, listing in enumerate(plane.rows)}
     records: list[tuple[int, Record]] = []

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 import msgspec
 
 from contracts.clock import MarketClock, decode_clock
 from contracts.commit import (
+    MAX_ENTRIES,
     MAX_ROWS,
     Commit,
     Count,
@@ -113,27 +114,32 @@ class Hydration:
         return HydrateState(boards, decode_clock(clock if isinstance(clock, bytes) else None))
 
     def step(self, state: HydrateState, entries: FrameEntries) -> list[Commit]:
-        """Commits of at most MAX_ROWS rows; the last one acknowledges and counts."""
+        """Rows in commits of at most MAX_ROWS, then acknowledgements in commits of at most MAX_ENTRIES.
+
+        Rows are newest-wins, so writing them before (or twice) does no harm; every entry is counted by the commit
+        that acknowledges it. A small batch is one commit.
+        """
         batch = Conflation(state, self._settings.future_tolerance_s)
-        for entry in entries:
-            batch.take(entry.message)
-        chunks = _chunks(batch.rows())
-        commits = [self._commit(chunk) for chunk in chunks[:-1]]
-        final = self._commit(chunks[-1]) if chunks else Commit()
+        groups = [entries[first : first + MAX_ENTRIES] for first in range(0, len(entries), MAX_ENTRIES)]
+        for group in groups:
+            batch.begin_tally()
+            for entry in group:
+                batch.take(entry.message)
+        chunks = [self._commit(chunk) for chunk in _chunks(batch.rows())] or [Commit()]
+        rows, last = chunks[:-1], chunks[-1]
         # events counted as misses against a board hold only while that board is the active one
         active = tuple(self._is_active(board) for board in state.boards.values()) + tuple(
             FieldIs(self._keys.active(symbol), symbol, None)
             for symbol in self._settings.symbols
             if symbol not in state.boards
         )
-        writes = (
-            *self._spots(batch),
-            self._watermark(entries),
-            *final.writes,
-            *self._facts(batch, len(entries)),
-        )
-        acknowledges = tuple(entry.id for entry in entries)
-        return [*commits, Commit(acknowledges, (*active, *final.guards), writes)]
+        shared = (*self._spots(batch), *last.writes, *self._receipts(batch))
+        done = []
+        for group, tally in zip(groups, batch.tallies, strict=True):
+            writes = (self._watermark(group), *shared, *self._facts(tally, len(group)))
+            done.append(Commit(tuple(entry.id for entry in group), (*active, *last.guards), writes))
+            shared, last = (), Commit()
+        return [*rows, *done]
 
     def _commit(self, rows: Sequence[SeatedRecord]) -> Commit:
         """Newest-wins of some rows; refused when their board is no longer active or lost its keys."""
@@ -168,12 +174,14 @@ class Hydration:
             }
             yield SetNewest(self._keys.spot(symbol), ms / 1000, value, msgspec.json.encode(spot))
 
-    def _facts(self, batch: Conflation, frames: int) -> Iterator[Write]:
+    def _facts(self, tally: Tally, frames: int) -> Iterator[Write]:
         analytics = self._keys.analytics(Stat.HYDRATE, self._symbol)
-        yield Count(analytics, {"frames": frames, **{name: by for name, by in batch.counts.items() if by}})
-        yield CountMerged(analytics, batch.updates)
-        if batch.counts["geometry_miss"]:
-            yield CountValue(self._keys.geometry_miss(self._symbol), batch.counts["geometry_miss"])
+        yield Count(analytics, {"frames": frames, **{name: by for name, by in tally.counts.items() if by}})
+        yield CountMerged(analytics, tally.updates)
+        if tally.counts["geometry_miss"]:
+            yield CountValue(self._keys.geometry_miss(self._symbol), tally.counts["geometry_miss"])
+
+    def _receipts(self, batch: Conflation) -> Iterator[Write]:
         for epoch, ts in batch.last_event_ts.items():
             meta = self._keys.meta(epoch)
             yield RaiseField(meta, "last_ws_ts", ts)
@@ -181,31 +189,46 @@ class Hydration:
             yield SetValue(self._keys.had_ws_updates(epoch), "1", self._settings.epoch_ttl_ms)
 
 
-class Conflation:
-    """A batch of frames, reduced to the newest record per contract and field group, with every event counted once.
+@dataclass
+class Tally:
+    """What became of the events of some entries.
 
     `updates` are the records of known contracts (won or not); `counts` has everything else: events, geometry_miss,
     rejected, unknown, malformed, status, index, clamped, and extra_groups (an aggregate updates two groups).
     """
 
+    counts: Counter[str] = field(default_factory=Counter)
+    updates: int = 0
+
+
+class Conflation:
+    """A batch of frames, reduced to the newest record per contract and field group, with every event counted once."""
+
     def __init__(self, state: HydrateState, tolerance_s: float) -> None:
         self._state = state
         self._tolerance_s = tolerance_s
-        self._frames: list[DecodedFrame] = []
-        self._limits: list[int] = []
+        self._frames: list[tuple[DecodedFrame, int, Tally]] = []
         self._quotes: dict[str, Quote] = {}
         self._others: dict[tuple[str, str], Record] = {}
         self._seats: dict[str, tuple[Board, Seat] | None] = {}
-        self.counts: Counter[str] = Counter()
-        self.updates = 0
+        self.tallies: list[Tally] = []
         self.spots: dict[str, tuple[int, float]] = {}
         self.last_event_ts: dict[str, float] = {}
+
+    def begin_tally(self) -> None:
+        """Count the frames from here on together: they are acknowledged together."""
+        self.tallies.append(Tally())
+
+    @property
+    def counts(self) -> Counter[str]:
+        """The counts of the present tally."""
+        return self.tallies[-1].counts
 
     def take(self, frame: DecodedFrame) -> None:
         """Add a frame. The loop over quotes is the hot path: one dictionary look-up per event."""
         limit = round((self._state.clock.market_time(frame.ts) + self._tolerance_s) * 1000)
-        self._frames.append(frame)
-        self._limits.append(limit)
+        tally = self.tallies[-1]
+        self._frames.append((frame, limit, tally))
         newest = self._quotes
         missed = others = 0
         for one in frame.events:
@@ -222,11 +245,11 @@ class Conflation:
                 newest[event.sym] = event
             elif event.t > best.t or (event.t == best.t and _wins_tie(event, best)):
                 newest[event.sym] = event
-        self.updates += len(frame.events) - others - missed
-        self.counts["events"] += len(frame.events) + frame.unknown + frame.malformed
-        self.counts["geometry_miss"] += missed
-        self.counts["unknown"] += frame.unknown
-        self.counts["malformed"] += frame.malformed
+        tally.updates += len(frame.events) - others - missed
+        tally.counts["events"] += len(frame.events) + frame.unknown + frame.malformed
+        tally.counts["geometry_miss"] += missed
+        tally.counts["unknown"] += frame.unknown
+        tally.counts["malformed"] += frame.malformed
         self._note_receipt(frame)
 
     def rows(self) -> list[SeatedRecord]:
@@ -282,15 +305,15 @@ class Conflation:
         except DataError:
             pass
         best: Record | None = None
-        for frame, limit in zip(self._frames, self._limits, strict=True):
+        for frame, limit, tally in self._frames:
             for event in frame.events:
                 if type(event) is not Quote or event.sym != cid:
                     continue
                 try:
                     record = _quote_record(msgspec.structs.replace(event, t=min(milliseconds(event.t), limit)))
                 except DataError:
-                    self.counts["rejected"] += 1
-                    self.updates -= 1
+                    tally.counts["rejected"] += 1
+                    tally.updates -= 1
                     continue
                 if best is None or record.newer_than(best.packed):
                     best = record
@@ -324,7 +347,7 @@ class Conflation:
         except DataError:
             self.counts["rejected"] += 1
             return
-        self.updates += len(records)
+        self.tallies[-1].updates += len(records)
         self.counts["extra_groups"] += len(records) - 1
         for record in records:
             place = (event.sym, record.group.name)

@@ -12,7 +12,7 @@ from stages.staging.frames import DecodedFrame, decode_entry
 from stages.staging.hydrate import HydrateSettings, HydrateState, Hydration
 
 CHAIN_BATCH = 16
-FRAME_BATCH = 200
+FRAME_BATCH = 2000  # what is there is taken; the more frames wait, the more conflate
 
 
 def build_stage(keys: Keys, symbol: str, chain: ChainSettings, hydrate: HydrateSettings) -> Stage:
