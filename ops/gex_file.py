@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +16,12 @@ from contracts.geometry import Plane, build_geometry
 from contracts.keys import Layer
 from contracts.settings import Settings
 from contracts.snapshot import ChainRow, ChainSnapshot
-from contracts.symbology import series_of
+from contracts.symbology import new_york_date, series_of
 from ops.chain_file import ChainFile, ChainFileContract, read_chain_file
 from stages.calculate.exposure import GammaMode, compute_exposures
 from stages.calculate.plan import compile_plan
 from stages.calculate.tiles import compute_tiles
-from stages.massive.window import first_windows
+from stages.massive.window import Windows, WindowSettings, at_the_money_sigma, latched, plan_windows
 from stages.models.gex import gex_model
 from stages.staging.chain import ineligible, listings_of, snapshot_records
 from stages.staging.records import EMPTY_ROWS, put_record
@@ -58,17 +60,26 @@ def gex_of(
 
 
 def snapshots_of(chain: ChainFile, settings: Settings, *, all_strikes: bool) -> Iterator[ChainSnapshot]:
-    """A chain file as the snapshots the massive stage would publish."""
-    windows = None if all_strikes else first_windows(chain, settings)
-    expirations = sorted({contract.expiration for contract in chain.contracts})
-    for expiration in expirations:
-        low, high = windows[expiration] if windows else (0, 2**31)
-        rows = tuple(
-            _row(contract, chain.ts)
-            for contract in chain.contracts
-            if contract.expiration == expiration and low <= contract.strike_milli <= high
-        )
-        yield ChainSnapshot(chain.ts, chain.symbol, expiration, round(chain.spot), 0, rows)
+    """A chain file as the snapshots the massive stage would publish; unless `all_strikes`, within its window."""
+    by_expiration: dict[str, list[ChainRow]] = {}
+    for contract in chain.contracts:
+        by_expiration.setdefault(contract.expiration, []).append(_row(contract, chain.ts))
+    window = WindowSettings(settings.massive_chain_sigma, settings.massive_chain_window_points)
+    kept = {} if all_strikes or window.unlimited else _windows(chain, by_expiration, window)
+    for expiration, rows in sorted(by_expiration.items()):
+        low, high = kept.get(expiration, (0.0, math.inf))
+        inside = tuple(row for row in rows if low <= row.strike <= high)
+        yield ChainSnapshot(chain.ts, chain.symbol, expiration, round(chain.spot), 0, inside)
+
+
+def _windows(
+    chain: ChainFile, by_expiration: dict[str, list[ChainRow]], settings: WindowSettings
+) -> Mapping[str, tuple[float, float]]:
+    sigmas = {expiration: at_the_money_sigma(rows, chain.spot) for expiration, rows in by_expiration.items()}
+    known = latched(Windows(), {expiration: sigma for expiration, sigma in sigmas.items() if sigma is not None})
+    # a new session keeps nothing of the one before; the file is one moment of one session
+    session = replace(known, session=new_york_date(chain.ts).isoformat())
+    return plan_windows(session, chain.symbol, by_expiration, chain.spot, chain.ts, settings).kept
 
 
 def _row(contract: ChainFileContract, ts: float) -> ChainRow:

@@ -85,7 +85,10 @@ class Provider(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class FetchSettings:
-    """What fetching needs from the settings. `expirations` None: every one the provider lists."""
+    """What fetching needs from the settings.
+
+    `expirations` None: every one the provider lists. `snapshot_ttl_ms` 0: snapshots are kept (the journal needs them).
+    """
 
     expirations: int | None
     interval_s: float
@@ -355,7 +358,8 @@ class Fetching:
 
     def _published(self, symbol: str, snapshots: Mapping[str, tuple[str, bytes]], fetched: Fetched) -> Iterable[Write]:
         # a slow provider stretches the pause: what it told last must live until it tells again
-        ttl = max(self._settings.snapshot_ttl_ms, round(2000 * self._pause_s(fetched)))
+        keep = self._settings.snapshot_ttl_ms
+        ttl = keep and max(keep, round(2000 * self._pause_s(fetched)))
         for key, body in snapshots.values():
             yield SetValue(key, body, ttl)
         for expiration, (key, _) in snapshots.items():
