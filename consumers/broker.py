@@ -58,6 +58,7 @@ class Broker:
         self._trim = Script("trim")
         self._forget = Script("forget")
         self._lease = Script("lease")
+        self._read_all = Script("read")
 
     async def close(self) -> None:
         """Close every connection."""
@@ -159,21 +160,18 @@ class Broker:
 
     async def read(self, *reads: Read) -> list[object]:
         """Several reads at one moment, results in order."""
+        keys: list[str] = []
+        kinds: list[str] = []
+        for one in reads:
+            names, kind = _read_of(one)
+            keys += names
+            kinds.append(kind)
         with faults_named(self._url):
-            async with self._client.pipeline(transaction=True) as pipeline:
-                for one in reads:
-                    match one:
-                        case GetValue(key):
-                            pipeline.get(key)
-                        case GetHead(key, size):
-                            pipeline.getrange(key, 0, size - 1)
-                        case GetFields(key):
-                            pipeline.hgetall(key)
-                        case GetItems(key, start, stop):
-                            pipeline.lrange(key, start, stop)
-                        case CountExisting(keys):
-                            pipeline.exists(*keys)
-                return list(await pipeline.execute())
+            replies = await self._read_all(self._client, keys, *kinds)
+        assert isinstance(replies, list)
+        return [
+            _fields(reply) if isinstance(one, GetFields) else reply for one, reply in zip(reads, replies, strict=True)
+        ]
 
     async def append(self, stream: str, entries: Iterable[dict[str, bytes | str]]) -> None:
         """Append entries in one round trip; after an error some may have been appended (at least once)."""
@@ -213,3 +211,22 @@ class Broker:
         except ResponseError:
             return ""
         return reply.get("maxmemory-policy", "")
+
+
+def _read_of(read: Read) -> tuple[tuple[str, ...], str]:
+    """The keys of a read and how `lua/read.lua` names it."""
+    match read:
+        case GetValue(key):
+            return (key,), "get"
+        case GetHead(key, size):
+            return (key,), f"head:{size}"
+        case GetFields(key):
+            return (key,), "hgetall"
+        case GetItems(key, start, stop):
+            return (key,), f"lrange:{start}:{stop}"
+        case CountExisting(keys):
+            return keys, f"exists:{len(keys)}"
+
+
+def _fields(flat: list[bytes]) -> dict[bytes, bytes]:
+    return dict(zip(flat[::2], flat[1::2], strict=True))

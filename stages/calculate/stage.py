@@ -6,6 +6,8 @@ from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
+import numpy as np
+
 from contracts.analytics import AnalyticsCut
 from contracts.commit import (
     Advance,
@@ -47,7 +49,7 @@ from contracts.planes import (
     unpack_header,
     unpack_rows,
 )
-from contracts.ports import GetFields, GetHead, GetValue, Read, Reader
+from contracts.ports import GetFields, GetHead, GetValue, Reader
 from contracts.stage import Entry, Source, Stage
 from contracts.topology import StageName, streams_of
 from contracts.versions import Versions
@@ -99,16 +101,48 @@ class CompiledEpochs:
 
 
 @dataclass(frozen=True)
+class PlaneState:
+    """A plane as read. `quotes` and `chain` are None when absent, `tiles` when absent or not those of `versions`."""
+
+    plane: Plane
+    quotes: bytes | None
+    tiles: Tiles | None
+    chain: bytes | None = None  # ticks only
+
+
+@dataclass(frozen=True)
 class CalculateState:
-    """The active epoch and the planes concerned. A blob that is absent is None."""
+    """The active epoch and the planes concerned."""
 
     symbol: str
     active: str | None
     compiled: CompiledEpoch | None = None
     versions: Versions = field(default_factory=lambda: Versions({}))
-    quotes: tuple[tuple[Plane, bytes | None], ...] = ()
-    tiles: tuple[bytes | None, ...] = ()  # whole blobs, or headers alone for a tick
-    chain: tuple[bytes | None, ...] = ()  # ticks only
+    planes: tuple[PlaneState, ...] = ()
+
+
+class KnownTiles:
+    """The newest tiles this process has seen, per plane of the active epoch.
+
+    The cells of a version are a function of the version, so what is known of it need not be read again. It saves
+    reading and is never needed: what is not known is read or computed.
+    """
+
+    def __init__(self) -> None:
+        self._tiles: dict[tuple[str, str], Tiles] = {}
+
+    def get(self, epoch: str, plane: str, version: int) -> Tiles | None:
+        """The tiles of a plane at this very version."""
+        found = self._tiles.get((epoch, plane))
+        return found if found is not None and version and found.version == version else None
+
+    def put(self, epoch: str, plane: str, tiles: Tiles) -> None:
+        """Remember a plane's tiles, and forget those of other epochs of the symbol."""
+        symbol = epoch.partition(":")[0]
+        if (epoch, plane) not in self._tiles:
+            for other in [key for key in self._tiles if key[0] != epoch and key[0].partition(":")[0] == symbol]:
+                del self._tiles[other]
+        self._tiles[epoch, plane] = tiles
 
 
 class Calculation:
@@ -118,68 +152,75 @@ class Calculation:
         self._keys = keys
         self._settings = settings
         self._compiled = CompiledEpochs(keys)
+        self._known = KnownTiles()
 
     # --- load
 
     async def load(self, reader: Reader, entries: EpochEntries) -> CalculateState:
-        """Read the planes that the entries point at, each layer whole, all at one moment."""
-        symbol = symbol_of(entries[0].message)
-        active = (await reader.fields(self._keys.active(symbol))).get(symbol.encode())
-        if active is None:
-            return CalculateState(symbol, None)
-        epoch = active.decode()
+        """Read the planes that the entries point at, all at one moment; tiles only where they are not known."""
+        symbol, epoch = symbol_of(entries[0].message), epoch_of(entries[-1].message)
+        keys, is_tick = self._keys, isinstance(entries[0].message, Tick)
         compiled = await self._compiled.get(reader, epoch)
-        if compiled is None or not any(epoch_of(entry.message) == epoch for entry in entries):
-            return CalculateState(symbol, epoch, compiled)
-        is_tick = isinstance(entries[0].message, Tick)
-        planes = _planes_concerned(compiled, entries)
-        reads: list[Read] = [GetFields(self._keys.versions(epoch))]
-        reads += [GetValue(self._keys.plane(epoch, plane.id, Layer.QUOTES)) for plane in planes]
-        tiles = [self._keys.plane(epoch, plane.id, Layer.TILES) for plane in planes]
-        reads += [GetHead(key, HEADER_BYTES) if is_tick else GetValue(key) for key in tiles]
-        if is_tick:
-            reads += [GetValue(self._keys.plane(epoch, plane.id, Layer.CHAIN)) for plane in planes]
-        versions, *blobs = await reader.read(*reads)
-        assert isinstance(versions, dict)
-        found = [blob if isinstance(blob, bytes) and blob else None for blob in blobs]
-        count = len(planes)
-        return CalculateState(
-            symbol,
-            epoch,
-            compiled,
-            Versions(versions),
-            tuple(zip(planes, found[:count], strict=True)),
-            tuple(found[count : 2 * count]),
-            tuple(found[2 * count :]),
+        planes = _planes_concerned(compiled, entries) if compiled else ()
+        layers = (Layer.QUOTES, Layer.CHAIN) if is_tick else (Layer.QUOTES,)
+        reads = [GetValue(keys.plane(epoch, plane.id, layer)) for layer in layers for plane in planes]
+        active, versions_read, *blobs = await reader.read(
+            GetFields(keys.active(symbol)), GetFields(keys.versions(epoch)), *reads
         )
+        assert isinstance(active, dict) and isinstance(versions_read, dict)
+        versions = Versions(versions_read)
+        tiles = await self._tiles_of(reader, epoch, planes, versions, heads_only=is_tick)
+        found = [blob if isinstance(blob, bytes) else None for blob in blobs]
+        quotes, chain = found[: len(planes)], found[len(planes) :] or [None] * len(planes)
+        states = tuple(PlaneState(*one) for one in zip(planes, quotes, tiles, chain, strict=True))
+        active_epoch = active.get(symbol.encode(), b"").decode() or None
+        return CalculateState(symbol, active_epoch, compiled, versions, states)
+
+    async def _tiles_of(
+        self, reader: Reader, epoch: str, planes: Sequence[Plane], versions: Versions, *, heads_only: bool
+    ) -> list[Tiles | None]:
+        """The tiles at the version that `versions` names; a tick needs to know only that they are there."""
+        levels = [versions.level(plane.id, "tiles").version for plane in planes]
+        known = [self._known.get(epoch, plane.id, level) for plane, level in zip(planes, levels, strict=True)]
+        names = [self._keys.plane(epoch, plane.id, Layer.TILES) for plane in planes]
+        if heads_only:
+            heads = await reader.read(*(GetHead(name, HEADER_BYTES) for name in names)) if names else []
+            return [_headed(head, level) for head, level in zip(heads, levels, strict=True)]
+        wanted = [at for at, tiles in enumerate(known) if tiles is None and levels[at]]
+        if wanted:
+            blobs = await reader.values(*(names[at] for at in wanted))
+            for at, blob in zip(wanted, blobs, strict=True):
+                known[at] = decode_tiles(blob) if blob and _is_valid_head(blob, levels[at]) else None
+        return known
 
     # --- step
 
     def step(self, state: CalculateState, entries: EpochEntries) -> list[Commit]:
         """All entries are of one type and symbol; those of another epoch than the active one have no work left."""
         current = [entry for entry in entries if epoch_of(entry.message) == state.active]
-        if state.active is None or state.compiled is None or not current or not state.versions.fields:
-            return [Commit(_ids(entries), (FieldIs(self._keys.active(state.symbol), state.symbol, state.active),))]
+        compiled = state.compiled
+        if not current or compiled is None or compiled.epoch != state.active or not state.versions.fields:
+            # entries of the active epoch come back to be loaded, unless its keys are gone
+            is_gone = compiled is None or compiled.epoch == state.active
+            return [
+                acknowledged(self._keys, state.symbol, state.active, entries if is_gone else _others(entries, current))
+            ]
         if isinstance(current[0].message, Tick):
             newest = max((entry.message for entry in current if isinstance(entry.message, Tick)), key=lambda m: m.tick)
-            return [self._tick(state, state.compiled, newest, _ids(entries))]
+            return [self._tick(state, compiled, newest, _ids(entries))]
         promoted = isinstance(current[0].message, EpochPromoted)
-        return self._compute(state, state.compiled, _ids(entries), promoted=promoted)
+        return self._compute(state, compiled, _ids(entries), promoted=promoted)
 
     def _compute(
         self, state: CalculateState, compiled: CompiledEpoch, ids: tuple[EntryId, ...], *, promoted: bool
     ) -> list[Commit]:
         commits: list[Commit] = []
-        behind = [
-            (plane, quotes, tiles)
-            for (plane, quotes), tiles in zip(state.quotes, state.tiles, strict=True)
-            if quotes is not None
-        ]
+        behind = [one for one in state.planes if one.quotes is not None]
         for first in range(0, len(behind), PLANES_PER_COMMIT):
             guards: list[Guard] = [self._is_active(state, compiled)]
             writes: list[Write] = []
-            for plane, quotes, tiles in behind[first : first + PLANES_PER_COMMIT]:
-                made = self._tiles(state, compiled, plane, quotes, tiles, promoted=promoted)
+            for one in behind[first : first + PLANES_PER_COMMIT]:
+                made = self._tiles(state, compiled, one, promoted=promoted)
                 if made is not None:
                     guards += made[0]
                     writes += made[1]
@@ -195,29 +236,23 @@ class Calculation:
         return FieldIs(self._keys.active(state.symbol), state.symbol, compiled.epoch)
 
     def _tiles(
-        self,
-        state: CalculateState,
-        compiled: CompiledEpoch,
-        plane: Plane,
-        quotes_blob: bytes,
-        tiles_blob: bytes | None,
-        *,
-        promoted: bool,
+        self, state: CalculateState, compiled: CompiledEpoch, one: PlaneState, *, promoted: bool
     ) -> tuple[list[Guard], list[Write]] | None:
         """Bring a plane's tiles to the version of the quotes that were read; None if they are there already."""
-        plan = compiled.plans[plane.id]
-        header, quotes = unpack_header(quotes_blob), unpack_rows(quotes_blob, QUOTE_ROW)
+        assert one.quotes is not None
+        plan, before = compiled.plans[one.plane.id], one.tiles
+        header, quotes = unpack_header(one.quotes), unpack_rows(one.quotes, QUOTE_ROW)
         version, watermark = int(header["version"]), float(header["watermark"])
-        computed = state.versions.level(plane.id, "tiles").version
-        before = _valid_tiles(tiles_blob, computed)
         if before is None:
             cells, touched = compute_tiles(plan, quotes), plan.cell_count
         elif before.version == version:
             return None
         else:
-            rows = dirty_rows(quotes, computed)
+            rows = dirty_rows(quotes, before.version)
             cells, touched = recompute_tiles(plan, quotes, before.cells, rows), len(touched_cells(plan, rows))
-        return self._tile_writes(state, compiled, plane, Tiles(version, watermark, cells), touched, promoted=promoted)
+        tiles = Tiles(version, watermark, cells)
+        self._known.put(compiled.epoch, one.plane.id, tiles)
+        return self._tile_writes(state, compiled, one.plane, tiles, touched, promoted=promoted)
 
     def _tile_writes(
         self,
@@ -264,14 +299,14 @@ class Calculation:
         if int(state.versions.fields.get(b"tick", b"0")) >= message.tick:
             return Commit(ids, (guards[0],))
         writes: list[Write] = []
-        for (plane, quotes), head, chain in zip(state.quotes, state.tiles, state.chain, strict=True):
-            if quotes is None or chain is None:
+        for one in state.planes:
+            if one.quotes is None or one.chain is None:
                 continue
-            cut = self._cut(compiled, plane, message, quotes, chain)
-            key = keys.plane(epoch, plane.id, Layer.ANALYTICS)
+            cut = self._cut(compiled, one.plane, message, one.quotes, one.chain)
+            key = keys.plane(epoch, one.plane.id, Layer.ANALYTICS)
             writes.append(SetValue(key, cut.encode(), self._settings.epoch_ttl_ms, derived=True))
-            if not _is_valid_head(head, state.versions.level(plane.id, "tiles").version):
-                healed_guards, healed = self._heal(state, compiled, plane, cut)
+            if one.tiles is None:
+                healed_guards, healed = self._heal(state, compiled, one.plane, cut)
                 guards += healed_guards
                 writes += healed
         done = AnalyticsComputed(symbol, epoch, message.tick, message.market_ts, message.spot, message.spot_ts)
@@ -326,6 +361,15 @@ def epoch_of(message: Message) -> str:
     return str(getattr(message, "epoch", ""))
 
 
+def acknowledged(keys: Keys, symbol: str, active: str | None, entries: EpochEntries) -> Commit:
+    """Entries without work left, as long as this epoch is the active one."""
+    return Commit(_ids(entries), (FieldIs(keys.active(symbol), symbol, active),))
+
+
+def _others(entries: EpochEntries, current: EpochEntries) -> EpochEntries:
+    return [entry for entry in entries if entry not in current]
+
+
 def _partition(message: Message) -> Hashable:
     return message.TYPE, symbol_of(message)
 
@@ -357,5 +401,8 @@ def _is_valid_head(head: bytes | None, version: int) -> bool:
     )
 
 
-def _valid_tiles(blob: bytes | None, version: int) -> Tiles | None:
-    return decode_tiles(blob) if blob is not None and _is_valid_head(blob, version) else None
+def _headed(head: object, version: int) -> Tiles | None:
+    """Tiles of which only the header was looked at; without cells."""
+    if not isinstance(head, bytes) or not _is_valid_head(head, version):
+        return None
+    return Tiles(version, float(unpack_header(head)["watermark"]), np.empty((4, 0), np.int32))

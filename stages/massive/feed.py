@@ -96,7 +96,7 @@ class Feed:
     """One connection to `{ws_url}/{cluster}`, kept up until stopped; frames go to `stream` of `frames`.
 
     `wanted()` gives tickers, most wanted first; each is subscribed on every topic. `gap(reason, seconds)` is told
-    after each interruption, once subscriptions are back. Run raises FatalError when the key is refused.
+    after each interruption (a start counts as one), once subscriptions are back. FatalError when the key is refused.
     """
 
     def __init__(
@@ -133,6 +133,8 @@ class Feed:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Stay connected until `stop` is set; when cancelled, the socket is closed at once."""
+        # what a previous owner received and did not append is lost with it: a start is the end of a gap, too
+        self._lost = self._lost or ("started", time.time())
         appender = asyncio.create_task(self._append_frames(), name=f"feed:{self.cluster}:append")
         connector = asyncio.create_task(self._stay_connected(), name=f"feed:{self.cluster}")
         stopped = asyncio.create_task(stop.wait())
@@ -151,14 +153,16 @@ class Feed:
         delay = self._timings.backoff
         while True:
             connection = _Connection(self.cluster, self.activity)
+            reason = "let go"  # of the lease; whoever holds it next, we or others, has missed something
             try:
                 await self._connected(connection)
             except _Ended as ended:
                 reason = str(ended)
             except _Off as off:
                 await self._stay_off(str(off))
-            if connection.held and self._lost is None:
-                self._lost = (reason, connection.last_ts or time.time())
+            finally:
+                if connection.held and self._lost is None:
+                    self._lost = (reason, connection.last_ts or time.time())
             delay = self._timings.backoff if connection.steady_s >= self._timings.stable else delay
             cooling = self._timings.cooldown if connection.evicted else 0.0
             pause = max(cooling, delay * random.uniform(0.5, 1.0))
@@ -267,7 +271,7 @@ class Feed:
         while True:
             with suppress(TransientError):
                 await self._follow(socket, connection, await self._wanted())
-                if self._lost is not None:
+                if self._lost is not None and connection.held:
                     await self._tell_gap(*self._lost)
                     self._lost = None
             await asyncio.sleep(self._timings.poll)
@@ -333,8 +337,6 @@ class Feed:
         """Write what is queued, for ever; a server that is away is waited for while the queue drops its oldest."""
         delay = self._timings.backoff
         while True:
-            await self._filled.wait()
-            self._filled.clear()
             while self._queue:
                 try:
                     await self._append_batch()
@@ -343,6 +345,8 @@ class Feed:
                     log.warning("frames_wait", cluster=self.cluster, queued=len(self._queue), reason=str(error))
                     await asyncio.sleep(delay * random.uniform(0.5, 1.0))
                     delay = min(LONGEST_BACKOFF_S, delay * 2)
+            await self._filled.wait()
+            self._filled.clear()
 
     async def _append_batch(self) -> None:
         batch = [self._queue.popleft() for _ in range(min(APPEND_FRAMES, len(self._queue)))]

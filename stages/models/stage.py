@@ -11,6 +11,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
+import numpy as np
 import orjson
 
 from contracts.analytics import AnalyticsCut, Moment, decode_cut
@@ -40,7 +41,7 @@ from contracts.stage import Entry, Source, Stage
 from contracts.symbology import days_to_expiration
 from contracts.topology import StageName, streams_of
 from contracts.versions import Level, Versions, complete_to
-from stages.calculate.stage import CompiledEpoch, CompiledEpochs, epoch_of, symbol_of
+from stages.calculate.stage import CompiledEpoch, CompiledEpochs, KnownTiles, acknowledged, epoch_of, symbol_of
 from stages.models.diff import diff_cells, encode_diff, encode_reset, encode_reset_plane
 from stages.models.gex import gex_model, gex_sides
 from stages.models.heatmap import heatmap_model, strategy_view
@@ -63,8 +64,18 @@ class ModelSettings:
 
 
 @dataclass(frozen=True)
+class PlaneState:
+    """A plane as read. A layer is None when it is absent or not the one that `versions` names."""
+
+    plane: Plane
+    tiles: Tiles | None
+    published: Tiles | None
+    cut: bytes | None = None  # ticks only
+
+
+@dataclass(frozen=True)
 class ModelState:
-    """The active epoch, what was published last, and the layers concerned. A blob that is absent is None."""
+    """The active epoch, what was published last, and the planes concerned."""
 
     symbol: str
     active: str | None
@@ -72,15 +83,17 @@ class ModelState:
     compiled: CompiledEpoch | None = None
     versions: Versions = field(default_factory=lambda: Versions({}))
     watermark: float = 0.0
-    planes: tuple[Plane, ...] = ()
-    tiles: tuple[bytes | None, ...] = ()  # whole blobs, or headers alone for a tick
-    before: tuple[bytes | None, ...] = ()  # the published layer, likewise
-    cuts: tuple[bytes | None, ...] = ()  # ticks only
+    planes: tuple[PlaneState, ...] = ()
 
     @property
     def epoch_is_published(self) -> bool:
         """Whether the stream already follows the active epoch."""
         return self.active is not None and self.published.get(b"epoch") == self.active.encode()
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether some published layer no longer is what the stream's followers have."""
+        return any(one.published is None for one in self.planes)
 
 
 class Publication:
@@ -90,57 +103,85 @@ class Publication:
         self._keys = keys
         self._settings = settings
         self._compiled = CompiledEpochs(keys)
+        self._known = KnownTiles()
 
     # --- load
 
     async def load(self, reader: Reader, entries: StrategyEntries) -> ModelState:
         """Read what was published and what is new, all at one moment."""
-        symbol = symbol_of(entries[0].message)
-        active = (await reader.fields(self._keys.active(symbol))).get(symbol.encode())
-        if active is None:
-            return ModelState(symbol, None)
-        epoch = active.decode()
+        epoch, message = epoch_of(entries[-1].message), entries[0].message
         compiled = await self._compiled.get(reader, epoch)
-        if compiled is None or not any(epoch_of(entry.message) == epoch for entry in entries):
-            return ModelState(symbol, epoch, compiled=compiled)
-        state = await self._layers(reader, symbol, compiled, entries)
-        if not state.epoch_is_published or _is_lost(state):
+        planes = _planes_concerned(compiled, entries) if compiled else ()
+        is_tick = isinstance(message, AnalyticsComputed)
+        state = await self._read(reader, symbol_of(message), epoch, compiled, planes, is_tick=is_tick)
+        if compiled is not None and state.active == epoch and (not state.epoch_is_published or state.is_lost):
             # a reset needs all cells of all planes, whatever the entries name
-            return await self._layers(reader, symbol, compiled, ())
+            planes = compiled.geometry.planes
+            state = await self._read(reader, symbol_of(message), epoch, compiled, planes, is_tick=False)
         return state
 
-    async def _layers(
-        self, reader: Reader, symbol: str, compiled: CompiledEpoch, entries: StrategyEntries
+    async def _read(
+        self,
+        reader: Reader,
+        symbol: str,
+        epoch: str,
+        compiled: CompiledEpoch | None,
+        planes: Sequence[Plane],
+        *,
+        is_tick: bool,
     ) -> ModelState:
-        keys, epoch = self._keys, compiled.epoch
-        planes = _planes_concerned(compiled, entries)
-        is_tick = bool(entries) and isinstance(entries[0].message, AnalyticsComputed)
-        layers = [Layer.TILES, Layer.PUBLISHED, *([Layer.ANALYTICS] if is_tick else [])]
+        keys = self._keys
+        tiles_names = [keys.plane(epoch, plane.id, Layer.TILES) for plane in planes]
+        published_names = [keys.plane(epoch, plane.id, Layer.PUBLISHED) for plane in planes]
+        cut_names = [keys.plane(epoch, plane.id, Layer.ANALYTICS) for plane in planes]
         reads: list[Read] = [
+            GetFields(keys.active(symbol)),
             GetFields(keys.model_state(symbol)),
             GetFields(keys.versions(epoch)),
             GetFields(keys.watermark(symbol)),
         ]
-        for layer in layers:
-            names = [keys.plane(epoch, plane.id, layer) for plane in planes]
-            heads_only = is_tick and layer is not Layer.ANALYTICS
-            reads += [GetHead(name, HEADER_BYTES) if heads_only else GetValue(name) for name in names]
-        published, versions, watermark, *blobs = await reader.read(*reads)
-        assert isinstance(published, dict) and isinstance(versions, dict) and isinstance(watermark, dict)
-        found = [blob if isinstance(blob, bytes) and blob else None for blob in blobs]
-        count = len(planes)
+        reads += [GetHead(name, HEADER_BYTES) if is_tick else GetValue(name) for name in tiles_names]
+        reads += [GetHead(name, HEADER_BYTES) for name in published_names]
+        reads += [GetValue(name) for name in cut_names] if is_tick else []
+        active, published, versions_read, watermark, *blobs = await reader.read(*reads)
+        assert isinstance(active, dict) and isinstance(published, dict)
+        assert isinstance(versions_read, dict) and isinstance(watermark, dict)
+        versions, count = Versions(versions_read), len(planes)
+        tiles = [
+            layer_of(blob, versions.level(plane.id, "tiles").version)
+            for plane, blob in zip(planes, blobs[:count], strict=True)
+        ]
+        before = [
+            layer_of(head, versions.level(plane.id, "published").version)
+            for plane, head in zip(planes, blobs[count : 2 * count], strict=True)
+        ]
+        if not is_tick:
+            before = await self._with_cells(reader, epoch, planes, before)
+        cuts = [blob if isinstance(blob, bytes) else None for blob in blobs[2 * count :]] or [None] * count
         return ModelState(
             symbol,
-            epoch,
+            active.get(symbol.encode(), b"").decode() or None,
             published,
             compiled,
-            Versions(versions),
+            versions,
             float(watermark.get(b"ts", b"0")),
-            planes,
-            tuple(found[:count]),
-            tuple(found[count : 2 * count]),
-            tuple(found[2 * count :]),
+            tuple(PlaneState(*one) for one in zip(planes, tiles, before, cuts, strict=True)),
         )
+
+    async def _with_cells(
+        self, reader: Reader, epoch: str, planes: Sequence[Plane], headed: list[Tiles | None]
+    ) -> list[Tiles | None]:
+        """Published layers with their cells: what this process published last is known, the rest is read."""
+        found = [
+            head and self._known.get(epoch, plane.id, head.version) for plane, head in zip(planes, headed, strict=True)
+        ]
+        wanted = [at for at, head in enumerate(headed) if head is not None and found[at] is None]
+        if wanted:
+            names = [self._keys.plane(epoch, planes[at].id, Layer.PUBLISHED) for at in wanted]
+            for at, blob in zip(wanted, await reader.values(*names), strict=True):
+                head = headed[at]
+                found[at] = layer_of(blob, head.version) if head is not None else None
+        return found
 
     # --- step
 
@@ -148,17 +189,21 @@ class Publication:
         """All entries are of one type and symbol; those of another epoch than the active one have no work left."""
         ids = tuple(entry.id for entry in entries)
         current = [entry.message for entry in entries if epoch_of(entry.message) == state.active]
-        if state.active is None or state.compiled is None or not current or not state.versions.fields:
-            return [Commit(ids, (FieldIs(self._keys.active(state.symbol), state.symbol, state.active),))]
-        if not state.epoch_is_published or _is_lost(state):
-            reset = self._reset(state, state.compiled)
+        compiled = state.compiled
+        if not current or compiled is None or compiled.epoch != state.active or not state.versions.fields:
+            # entries of the active epoch come back to be loaded, unless its keys are gone
+            is_gone = compiled is None or compiled.epoch == state.active
+            left = [one for one in entries if is_gone or epoch_of(one.message) != state.active]
+            return [acknowledged(self._keys, state.symbol, state.active, left)]
+        if not state.epoch_is_published or state.is_lost:
+            reset = self._reset(state, compiled)
             # models of a tick follow in the next step, on top of the reset
             return [reset] if reset and isinstance(current[0], AnalyticsComputed) else [self._with(reset, ids, state)]
         if isinstance(current[0], AnalyticsComputed):
             ticks = [message for message in current if isinstance(message, AnalyticsComputed)]
-            return [self._tick(state, state.compiled, max(ticks, key=lambda message: message.tick), ids)]
+            return [self._tick(state, compiled, max(ticks, key=lambda message: message.tick), ids)]
         if isinstance(current[0], PlaneComputed):
-            return [self._diffs(state, state.compiled, ids)]
+            return [self._diffs(state, compiled, ids)]
         return [self._with(None, ids, state)]
 
     def _with(self, commit: Commit | None, ids: tuple[EntryId, ...], state: ModelState) -> Commit:
@@ -176,18 +221,17 @@ class Publication:
 
     def _reset(self, state: ModelState, compiled: CompiledEpoch) -> Commit | None:
         """Open the epoch on the stream with all its cells; None while some plane has no tiles."""
-        tiles = [_valid(blob, state, plane, "tiles") for plane, blob in zip(state.planes, state.tiles, strict=True)]
-        if len(state.planes) < len(compiled.geometry.planes) or not _all(tiles):
+        made = [(one.plane, one.tiles) for one in state.planes if one.tiles is not None]
+        if len(made) < len(compiled.geometry.planes):
             return None
-        made = [one for one in tiles if one is not None]
-        levels = {plane.id: Level(one.version, one.watermark) for plane, one in zip(state.planes, made, strict=True)}
+        levels = {plane.id: Level(tiles.version, tiles.watermark) for plane, tiles in made}
         lost = state.epoch_is_published
-        ts = float(state.published.get(b"market_ts", b"0")) or made[0].watermark
+        ts = float(state.published.get(b"market_ts", b"0")) or made[0][1].watermark
         planes = [
             encode_reset_plane(
                 plane, compiled.plans[plane.id], one.version, days_to_expiration(plane.expiration, ts), one.cells
             )
-            for plane, one in zip(state.planes, made, strict=True)
+            for plane, one in made
         ]
         upto = complete_to(state.versions, levels, state.watermark, levels)
         data = encode_reset(compiled.epoch, "lost" if lost else "promoted", upto, compiled.geometry.widths, planes)
@@ -195,7 +239,7 @@ class Publication:
         model_state = self._keys.model_state(state.symbol)
         guards.append(FieldIs(model_state, "epoch", state.published.get(b"epoch")))
         writes: list[Write] = [DropFields(model_state, ("generation",))] if lost else []
-        for plane, one in zip(state.planes, made, strict=True):
+        for plane, one in made:
             plane_guards, plane_writes = self._advance(state, compiled, plane, one)
             guards += plane_guards
             writes += plane_writes
@@ -234,11 +278,11 @@ class Publication:
         writes: list[Write] = []
         levels: dict[str, Level] = {}
         cells = 0
-        for plane, tiles_blob, before_blob in zip(state.planes, state.tiles, state.before, strict=True):
-            tiles = _valid(tiles_blob, state, plane, "tiles")
-            before = _valid(before_blob, state, plane, "published")
+        for one in state.planes:
+            plane, tiles, before = one.plane, one.tiles, one.published
             if tiles is None or before is None or tiles.version == before.version:
                 continue
+            self._known.put(epoch, plane.id, tiles)
             changed = diff_cells(before.cells, tiles.cells)
             cells += len(changed)
             levels[plane.id] = Level(tiles.version, tiles.watermark)
@@ -288,7 +332,7 @@ class Publication:
         )
         if float(state.published.get(b"tick", b"-1")) >= message.tick:
             return self._with(None, ids, state)
-        published = {plane.id: state.versions.level(plane.id, "published").version for plane in state.planes}
+        published = {plane: state.versions.level(plane, "published").version for plane in compiled.plans}
         tick = {"epoch": epoch, "tick": message.tick, "complete_to": upto, "versions": published}
         gex = orjson.dumps(gex_model(moment, compiled.geometry, cuts, self._settings.rate))
         writes: tuple[Write, ...] = (
@@ -344,37 +388,31 @@ def _planes_concerned(compiled: CompiledEpoch, entries: StrategyEntries) -> tupl
     return tuple(plane for plane in compiled.geometry.planes if plane.id in named)
 
 
-def _valid(blob: bytes | None, state: ModelState, plane: Plane, layer: str) -> Tiles | None:
-    """A derived blob counts only if its header agrees with `versions`; after a restart it may be older or gone."""
-    if blob is None or len(blob) < HEADER_BYTES:
+def layer_of(blob: object, version: int) -> Tiles | None:
+    """A derived layer, if it is the one that `versions` names; after a restart it may be older or gone.
+
+    Of a header alone the cells stay empty.
+    """
+    if not isinstance(blob, bytes) or len(blob) < HEADER_BYTES or not version:
         return None
-    version = state.versions.level(plane.id, layer).version
-    return decode_tiles(blob) if version > 0 and int(unpack_header(blob)["version"]) == version else None
-
-
-def _is_lost(state: ModelState) -> bool:
-    """Whether some published layer no longer is what the stream's followers have."""
-    for plane, blob in zip(state.planes, state.before, strict=True):
-        version = state.versions.level(plane.id, "published").version
-        if blob is None or len(blob) < HEADER_BYTES or int(unpack_header(blob)["version"]) != version:
-            return True
-    return False
-
-
-def _all(tiles: Sequence[Tiles | None]) -> bool:
-    return all(one is not None for one in tiles)
+    header = unpack_header(blob)
+    if int(header["version"]) != version:
+        return None
+    if len(blob) == HEADER_BYTES and int(header["rows"]):
+        return Tiles(version, float(header["watermark"]), np.empty((4, 0), np.int32))
+    return decode_tiles(blob)
 
 
 def _cuts_of(state: ModelState, tick: int) -> dict[str, AnalyticsCut] | None:
     """The cuts of this very tick; None if they are gone or of a newer one."""
     cuts: dict[str, AnalyticsCut] = {}
-    for plane, blob in zip(state.planes, state.cuts, strict=True):
-        if blob is None:
+    for one in state.planes:
+        if one.cut is None:
             return None
-        cut = decode_cut(blob)
+        cut = decode_cut(one.cut)
         if cut.tick != tick:
             return None
-        cuts[plane.id] = cut
+        cuts[one.plane.id] = cut
     return cuts
 
 

@@ -155,10 +155,10 @@ def test_the_last_series_settles_an_expiration() -> None:
 
 
 def test_rows_are_sorted_and_keep_both_roots_of_a_strike() -> None:
-    raw = both_sides([6860, 6850]) + both_sides([6850], root="SPX")
+    raw = both_sides([6860, 6850]) + both_sides([6855, 6850], root="SPX")
     surface = read_surface(EXPIRATION, raw, MORNING)
     assert [(row.root, row.strike, row.type) for row in surface.rows] == [
-        ("SPX", 6850.0, CALL), ("SPX", 6850.0, PUT),
+        ("SPX", 6850.0, CALL), ("SPX", 6850.0, PUT), ("SPX", 6855.0, CALL), ("SPX", 6855.0, PUT),
         ("SPXW", 6850.0, CALL), ("SPXW", 6850.0, PUT), ("SPXW", 6860.0, CALL), ("SPXW", 6860.0, PUT),
     ]  # fmt: skip
     assert (surface.missing, surface.counts) == ("", {})

@@ -1,0 +1,99 @@
+"""What supervised processes complain about, taken from their logs as they write them."""
+
+from __future__ import annotations
+
+import json
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+
+from ops.supervision import SupervisorFiles
+
+_LOUD = frozenset(("warning", "error", "critical"))
+_OWN_PREFIX = "marketswarm: "
+_TAIL_BYTES = 8192
+_KEPT = 50
+
+
+class ChildLogs:
+    """Follows the error output of processes, from its end when this was made."""
+
+    def __init__(self, files: SupervisorFiles, programs: Sequence[str]) -> None:
+        self._files = files
+        self._read_to = {name: self._size(name) for name in programs}
+        self._last: dict[str, str] = {}
+        self._newest: deque[str] = deque(maxlen=_KEPT)
+
+    def read_new(self) -> list[str]:
+        """Complaints since the last call, each with the name of its process; repeated ones once."""
+        found = []
+        for name in self._read_to:
+            for line in self._new_lines(name):
+                complaint = _complaint(line)
+                if complaint and self._last.get(name) != complaint:
+                    self._last[name] = complaint
+                    found.append(f"{name}: {complaint}")
+        self._newest.extend(found)
+        return found
+
+    def newest(self, count: int) -> list[str]:
+        """The newest complaints read so far."""
+        return list(self._newest)[-count:]
+
+    def last_words(self, name: str) -> list[str]:
+        """Why a process ended: the lines it said last, with its name before them."""
+        for stream in ("stderr", "stdout"):
+            lines = [line for line in self._tail(name, stream).splitlines() if line.strip()]
+            own = list(_trailing_own(lines))
+            if own or lines:
+                return [f"{name}: {line}" for line in own or [_complaint(lines[-1]) or lines[-1].strip()]]
+        return [f"{name} ended without a word; its logs are in {self._files.logs}"]
+
+    def _size(self, name: str) -> int:
+        file = self._files.log(name, "stderr")
+        return file.stat().st_size if file.exists() else 0
+
+    def _new_lines(self, name: str) -> list[str]:
+        size = self._size(name)
+        start = self._read_to[name] if self._read_to[name] <= size else 0  # rotated meanwhile
+        if size == start:
+            return []
+        with self._files.log(name, "stderr").open("rb") as file:
+            file.seek(start)
+            text = file.read()
+        whole = text.rfind(b"\n") + 1
+        self._read_to[name] = start + whole
+        return text[:whole].decode(errors="replace").splitlines()
+
+    def _tail(self, name: str, stream: str) -> str:
+        file = self._files.log(name, stream)
+        if not file.exists():
+            return ""
+        with file.open("rb") as source:
+            source.seek(max(0, file.stat().st_size - _TAIL_BYTES))
+            return source.read().decode(errors="replace")
+
+
+def _trailing_own(lines: Sequence[str]) -> Iterable[str]:
+    """The lines at the end that a command of ours printed because a person must act."""
+
+    def backwards() -> Iterator[str]:
+        for line in reversed(lines):
+            if not line.startswith(_OWN_PREFIX):
+                return
+            yield line.removeprefix(_OWN_PREFIX)
+
+    return reversed(list(backwards()))
+
+
+def _complaint(line: str) -> str:
+    """What a log line complains about; empty if it does not."""
+    try:
+        event = json.loads(line)
+    except ValueError:
+        # not one of our events: an error said in plain words, or the last line of a traceback
+        plain = line.rstrip()
+        return "" if not plain or plain[0].isspace() or plain.startswith("Traceback") else plain
+    if not isinstance(event, dict) or event.get("level") not in _LOUD:
+        return ""
+    facts = [str(event[name]) for name in ("reason", "error", "exception") if event.get(name)]
+    return ": ".join([str(event.get("event", "")), *facts])

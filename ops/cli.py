@@ -1,0 +1,359 @@
+"""The command `marketswarm`. Every command imports what it needs when it runs, so that `--help` is quick."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from time import sleep
+from typing import Annotated, Any
+
+import typer
+
+from contracts.errors import FatalError, MarketSwarmError
+from contracts.settings import WIDTHS_PREFIX, Settings, load_settings
+from contracts.topology import StageName
+from ops.joining import joined_environment
+from ops.provider_key import load_settings_with_key
+
+EXIT_ERROR = 1
+EXIT_FATAL = 2  # a person must fix something first; a supervisor does not start us again
+
+app = typer.Typer(
+    name="marketswarm",
+    help="Live convexity surfaces from an options market. Settings are environment variables: `marketswarm settings`.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+parked_app = typer.Typer(
+    help="Entries nobody could use: list them, show them, put them back.", no_args_is_help=True, rich_markup_mode=None
+)
+app.add_typer(parked_app, name="parked")
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Attached = Annotated[bool, typer.Option(help="End when the process that started this one ends.", hidden=True)]
+ChainOption = Annotated[
+    Path | None, typer.Option("--chain", help="Serve this recorded chain file instead of the synthetic market.")
+]
+RateOption = Annotated[
+    float | None, typer.Option("--rate", help="Option quote events per second; 0 stands still. [default: 500]")
+]
+SeedOption = Annotated[int | None, typer.Option("--seed", help="Seed of the synthetic market. [default: 1]")]
+ContractsOption = Annotated[
+    int | None, typer.Option("--contracts", help="About how many contracts per symbol. [default: 2000]")
+]
+ScenarioOption = Annotated[
+    str | None, typer.Option("--scenario", help="What goes wrong at the provider, by name. [default: normal]")
+]
+
+
+def main() -> None:
+    """Run a command. What a person must fix becomes one line on standard error, never a traceback."""
+    try:
+        app()
+    except FatalError as error:
+        _fail(error, EXIT_FATAL)
+    except MarketSwarmError as error:
+        _fail(error, EXIT_ERROR)
+    except BrokenPipeError:
+        # whoever read our output has left; nothing may be flushed into the closed pipe at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(EXIT_ERROR)
+
+
+def _fail(error: MarketSwarmError, code: int) -> None:
+    for line in str(error).splitlines():
+        print(f"marketswarm: {line}", file=sys.stderr)
+    sys.exit(code)
+
+
+def _joined_settings() -> Settings:
+    """The settings of the pipeline that is up in the data folder, the caller's own environment before them."""
+    return load_settings(joined_environment(os.environ))
+
+
+def _redis_url(settings: Settings) -> str:
+    from consumers.embedded import find_url
+
+    return find_url(settings.redis_url, settings.marketswarm_data)
+
+
+# --- running
+
+
+@app.command()
+def up(
+    chain: ChainOption = None,
+    rate: RateOption = None,
+    seed: SeedOption = None,
+    contracts: ContractsOption = None,
+    scenario: ScenarioOption = None,
+) -> None:
+    """Run the whole pipeline until Ctrl-C: server, provider, four stages, gateway.
+
+    Without REDIS_URL an embedded Valkey is started, its data kept in MARKETSWARM_DATA. Without MASSIVE_API_KEY the
+    mock provider is started; the options are for it. --chain sets MASSIVE_SYMBOLS to the file's underlying unless
+    MASSIVE_SYMBOLS is given.
+    """
+    from ops.up import MockChoice, run_up
+
+    raise typer.Exit(run_up(MockChoice(chain, rate, seed, contracts, scenario), os.environ))
+
+
+@app.command()
+def down() -> None:
+    """Stop the pipeline of this data folder, also one whose `marketswarm up` was killed."""
+    from ops.up import run_down
+
+    run_down(load_settings(os.environ).marketswarm_data)
+
+
+@app.command()
+def mock(
+    port: Annotated[int, typer.Option(help="Port to listen on; 0 takes a free one.")] = 8799,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    seed: SeedOption = None,
+    rate: RateOption = None,
+    contracts: ContractsOption = None,
+    scenario: ScenarioOption = None,
+    chain: ChainOption = None,
+    attached: Attached = False,
+) -> None:
+    """Serve a stand-in for the provider: REST and the WebSockets /options and /indices on one port.
+
+    Symbols are MASSIVE_SYMBOLS, or the underlying of --chain. The market goes on where the one of the same data
+    folder stopped.
+    """
+    from ops.attachment import end_with_parent
+    from ops.mock.provider import MockOptions
+    from ops.mock.server import run_mock
+
+    settings = load_settings(os.environ)
+    chosen = {"seed": seed, "rate": rate, "contracts": contracts, "scenario": scenario, "chain": chain}
+    given: dict[str, Any] = {name: value for name, value in chosen.items() if value is not None}
+    if attached:
+        end_with_parent()
+    data, symbols = settings.marketswarm_data, settings.massive_symbols
+    run_mock(MockOptions(host=host, port=port, symbols=symbols, data=data, **given))
+
+
+@app.command()
+def stage(
+    name: Annotated[StageName, typer.Argument(help="Which stage.")],
+    consumer: Annotated[str | None, typer.Option(help="Name in the consumer group. [default: a unique one]")] = None,
+    attached: Attached = False,
+) -> None:
+    """Run one more process of a stage until Ctrl-C; it joins the pipeline that is up."""
+    from ops.attachment import end_with_parent
+    from ops.stage_process import run_stage
+
+    environment = joined_environment(os.environ)
+    settings = load_settings_with_key(environment) if name is StageName.MASSIVE else load_settings(environment)
+    if attached:
+        end_with_parent()
+    run_stage(name, settings, consumer)
+
+
+@app.command()
+def gateway(attached: Attached = False) -> None:
+    """Serve status, models and live diffs over HTTP on MARKETSWARM_HOST:MARKETSWARM_PORT until Ctrl-C."""
+    from ops.attachment import end_with_parent
+    from ops.gateway.server import run_gateway
+
+    settings = _joined_settings()
+    if attached:
+        end_with_parent()
+    run_gateway(settings)
+
+
+# --- looking
+
+
+@app.command()
+def status(as_json: AsJson = False) -> None:
+    """Print epochs, ages and lags of the pipeline as they are now."""
+    from ops.status import read_status
+
+    settings = _joined_settings()
+    found = read_status(_redis_url(settings), settings)
+    if as_json:
+        print(json.dumps(found))
+        return
+    from rich.console import Console
+
+    from ops.terminal import status_view
+
+    Console().print(status_view(found))
+
+
+@app.command()
+def epochs(
+    symbol: Annotated[str | None, typer.Argument(metavar="[U]", help="One underlying. [default: all]")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="The whole timeline, newest first.")] = False,
+    as_json: AsJson = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Print again every two seconds until Ctrl-C.")] = False,
+) -> None:
+    """Print the active epoch of every symbol: age, dirty, dormant, forced, and what entered the models.
+
+    HEATMAP and GEX count the contracts that entered the latest published models; "-" where the models are of
+    another epoch.
+    """
+    from ops.epochs import epochs_table, read_epochs
+
+    settings = _joined_settings()
+    symbols = settings.massive_symbols if symbol is None else (_known(symbol, settings),)
+
+    def show() -> None:
+        rows = read_epochs(_redis_url(settings), settings, symbols, everything=everything)
+        print(json.dumps(rows) if as_json else epochs_table(rows), flush=True)
+
+    _repeat(show, 2.0 if watch else 0.0)
+
+
+@app.command()
+def audit(
+    symbol: Annotated[str, typer.Argument(metavar="U", help="The underlying to audit.")],
+    timeout: Annotated[float, typer.Option(help="Seconds within which everything must be comparable once.")] = 10.0,
+) -> None:
+    """Recompute everything of the active epoch from its substrate and compare bit for bit; exit 1 if not equal."""
+    from ops.audit import run_audit
+
+    settings = _joined_settings()
+    raise typer.Exit(run_audit(_known(symbol, settings), settings, timeout))
+
+
+@app.command("settings")
+def list_settings() -> None:
+    """Print every setting: the environment variable, its default, and what it means."""
+    print(settings_table())
+
+
+# --- files and measurements
+
+
+@app.command()
+def gex(
+    file: Annotated[Path, typer.Argument(help="A recorded chain file.")],
+    as_json: AsJson = False,
+    gamma: Annotated[str | None, typer.Option(help="auto, provider or own. [default: MASSIVE_GAMMA]")] = None,
+    all_strikes: Annotated[bool, typer.Option("--all-strikes", help="No window around spot.")] = False,
+    include_expired: Annotated[
+        bool, typer.Option("--include-expired", help="Also expirations already settled.")
+    ] = False,
+) -> None:
+    """Print the gamma exposure of a chain file (US dollars per 1 % move), through the steps of the pipeline."""
+    from ops.gex_file import run_gex
+
+    settings = load_settings(os.environ, **({} if gamma is None else {"massive_gamma": gamma}))
+    run_gex(file, as_json, settings.massive_gamma, all_strikes, include_expired, settings)
+
+
+@app.command()
+def chaos(kills: Annotated[int, typer.Option(min=1, help="How many processes to kill.")] = 40) -> None:
+    """Kill -9 stage processes of the running pipeline under load, then audit it; exit 1 if anything was lost."""
+    from ops.chaos import run_chaos
+
+    raise typer.Exit(run_chaos(kills, _joined_settings()))
+
+
+@app.command()
+def bench() -> None:
+    """Measure throughput and latency; prints a table and, last, one line of JSON. At most eight minutes."""
+    from ops.bench import run_bench
+
+    run_bench()
+
+
+# --- parked entries
+
+StreamArgument = Annotated[str, typer.Argument(help="Name of the stream: jobs, chain, ws, epoch or strategy.")]
+
+
+@parked_app.command("list")
+def parked_list(as_json: AsJson = False) -> None:
+    """Print how many entries of each stream are parked."""
+    from ops.parked import list_parked
+    from ops.tables import format_table
+
+    settings = _joined_settings()
+    rows = list_parked(_redis_url(settings), settings)
+    if as_json:
+        print(json.dumps([{"stream": row.stream, "key": row.key, "parked": row.parked} for row in rows]))
+    else:
+        print(format_table(("STREAM", "PARKED", "KEY"), [(row.stream, str(row.parked), row.key) for row in rows]))
+
+
+@parked_app.command("show")
+def parked_show(
+    stream: StreamArgument,
+    limit: Annotated[int, typer.Option(min=1, help="The newest so many.")] = 20,
+    as_json: AsJson = False,
+) -> None:
+    """Print parked entries of a stream with the reason and the beginning of the payload."""
+    from ops.parked import show_parked
+
+    settings = _joined_settings()
+    for entry in show_parked(_redis_url(settings), settings, stream, limit):
+        print(json.dumps(entry.as_json()) if as_json else entry.as_text())
+
+
+@parked_app.command("redrive")
+def parked_redrive(
+    stream: StreamArgument,
+    entry: Annotated[list[str] | None, typer.Option("--id", help="Parked entry id; may be given many times.")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Every parked entry of the stream.")] = False,
+) -> None:
+    """Append parked entries to their stream again, each exactly once."""
+    from ops.parked import redrive
+
+    if bool(entry) == everything:
+        raise FatalError("give either --id (one or more) or --all")
+    settings = _joined_settings()
+    done = redrive(_redis_url(settings), settings, stream, None if everything else tuple(entry or ()))
+    print(f"{done} put back")
+
+
+# --- shared
+
+
+def settings_table() -> str:
+    """Every setting with its default and meaning."""
+    from ops.tables import format_table
+
+    rows = [
+        (name.upper(), _shown(field.default), field.description or "")
+        for name, field in Settings.model_fields.items()
+        if name != "massive_widths"
+    ]
+    rows.append((f"{WIDTHS_PREFIX}<U>", "by symbol", "strategy widths in points for one underlying, comma separated"))
+    return format_table(("NAME", "DEFAULT", "MEANING"), rows)
+
+
+def _shown(default: object) -> str:
+    if default is None:
+        return "-"
+    if isinstance(default, tuple):
+        return ",".join(default)
+    return str(default).lower() if isinstance(default, bool) else str(default)
+
+
+def _known(symbol: str, settings: Settings) -> str:
+    name = symbol.upper().removeprefix("I:")
+    if name not in settings.massive_symbols:
+        raise FatalError(f"no symbol {symbol!r} here; MASSIVE_SYMBOLS is {','.join(settings.massive_symbols)}")
+    return name
+
+
+def _repeat(show: Callable[[], None], every_s: float) -> None:
+    show()
+    while every_s:
+        sleep(every_s)
+        show()
+
+
+if __name__ == "__main__":
+    main()

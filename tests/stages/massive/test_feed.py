@@ -1,0 +1,548 @@
+"""The feed against a real WebSocket server that speaks the provider's protocol."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from aiohttp import WSCloseCode, web
+from aiohttp.test_utils import TestServer, unused_port
+
+from contracts.errors import FatalError, TransientError
+from contracts.messages import decode_frame
+from stages.massive.feed import Feed, FeedTimings
+from stages.massive.rest import open_session
+
+KEY = "s3cret-key"
+STREAM = "massive:ws:stream"
+PATIENCE_S = 10.0
+FAST = FeedTimings(
+    poll=0.005, connect=2.0, authenticate=2.0, acknowledge=0.1, heartbeat=5.0, stall=60.0, backoff=0.01, cooldown=0.5,
+    close=0.2,
+)  # fmt: skip
+
+
+async def until(condition: Callable[[], object], what: str = "") -> None:
+    """Wait for a condition, and fail when it never comes."""
+    deadline = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < deadline, f"never happened: {what}"
+        await asyncio.sleep(0.002)
+
+
+@dataclass
+class Client:
+    """One connection as the server sees it."""
+
+    socket: web.WebSocketResponse
+    request: web.Request
+    started: float = field(default_factory=time.monotonic)
+    actions: list[tuple[str, list[str]]] = field(default_factory=list)
+    held: list[str] = field(default_factory=list)
+    ended: bool = False
+
+    async def say(self, *statuses: tuple[str, str]) -> None:
+        await self.send(json.dumps([{"ev": "status", "status": one, "message": text} for one, text in statuses]))
+
+    async def send(self, raw: str) -> None:
+        await self.socket.send_str(raw)
+
+    def abort(self) -> None:
+        assert self.request.transport is not None
+        self.request.transport.abort()
+
+    def asked(self, action: str) -> list[list[str]]:
+        return [params for one, params in self.actions if one == action]
+
+
+class Server:
+    """The provider's side; `limit` contracts per connection, `login` is what it answers to the key."""
+
+    def __init__(self, *, limit: int = 1000, login: tuple[str, str] = ("auth_success", "authenticated")) -> None:
+        self.clients: list[Client] = []
+        self.limit = limit
+        self.login = login
+        self.url = ""
+
+    @property
+    def last(self) -> Client:
+        return self.clients[-1]
+
+    async def serve(self, request: web.Request) -> web.StreamResponse:
+        socket = web.WebSocketResponse()
+        await socket.prepare(request)
+        client = Client(socket, request)
+        self.clients.append(client)
+        await client.say(("connected", "Connected Successfully"))
+        async for message in socket:
+            await self._answer(client, json.loads(message.data))
+        client.ended = True
+        return socket
+
+    async def _answer(self, client: Client, told: dict[str, str]) -> None:
+        params = told["params"].split(",")
+        client.actions.append((told["action"], params))
+        match told["action"]:
+            case "auth":
+                await client.say(self.login)
+            case "subscribe" if len(client.held) + len(params) > self.limit:
+                await client.say(*[("error", "Subscription limit reached for feed.")] * len(params))
+            case "subscribe":
+                client.held += params
+                await client.say(*[("success", f"subscribed to: {pair}") for pair in params])
+            case "unsubscribe":
+                client.held = [pair for pair in client.held if pair not in params]
+                await client.say(*[("success", f"unsubscribed to: {pair}") for pair in params])
+
+
+@dataclass
+class Frames:
+    """Where frames go; `open` lets them in, `faults` are raised first."""
+
+    entries: list[dict[str, bytes | str]] = field(default_factory=list)
+    batches: list[int] = field(default_factory=list)
+    faults: list[Exception] = field(default_factory=list)
+    open: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def append(self, stream: str, entries: Iterable[dict[str, bytes | str]]) -> None:
+        assert stream == STREAM
+        await self.open.wait()
+        if self.faults:
+            raise self.faults.pop(0)
+        batch = list(entries)
+        self.batches.append(len(batch))
+        self.entries += batch
+
+    @property
+    def payloads(self) -> list[bytes]:
+        return [bytes(entry["payload"]) for entry in self.entries]  # type: ignore[arg-type]
+
+
+@dataclass
+class Scene:
+    """A server, a feed running against it, and what the feed is told and tells."""
+
+    server: Server
+    feed: Feed
+    frames: Frames
+    tickers: list[str]
+    gaps: list[tuple[str, float]]
+    stop: asyncio.Event
+    task: asyncio.Task[None] = field(init=False)
+    wanted_faults: list[Exception] = field(default_factory=list)
+    polls: int = 0
+
+    async def gap(self, number: int) -> tuple[str, float]:
+        """The newest of so many gaps."""
+        await until(lambda: len(self.gaps) >= number, f"gap {number}")
+        return self.gaps[-1]
+
+    async def polled(self, times: int) -> None:
+        """Wait until the feed has asked so many times more what is wanted."""
+        enough = self.polls + times
+        await until(lambda: self.polls >= enough, "polls of what is wanted")
+
+    async def subscribed(self, count: int = 1, clients: int = 1) -> Client:
+        """Wait for a connection that holds so many pairs."""
+        await until(
+            lambda: len(self.server.clients) >= clients and len(self.server.last.held) == count,
+            f"{count} subscriptions on connection {clients}",
+        )
+        await until(lambda: self.feed.activity.subscribed == count, "acknowledgements")
+        return self.server.last
+
+
+@asynccontextmanager
+async def serving(server: Server, port: int | None = None) -> AsyncIterator[str]:
+    app = web.Application()
+    app.router.add_get("/{cluster}", server.serve)
+    async with TestServer(app, port=port) as running:
+        yield str(running.make_url("/")).replace("http", "ws", 1).rstrip("/")
+
+
+@asynccontextmanager
+async def following(
+    *tickers: str,
+    server: Server | None = None,
+    url: str | None = None,
+    cluster: str = "options",
+    timings: FeedTimings = FAST,
+    **options: Any,
+) -> AsyncIterator[Scene]:
+    server = server or Server()
+    async with serving(server) as own, open_session() as session:
+        frames = Frames()
+        frames.open.set()
+        wanted_tickers, gaps, stop = list(tickers), list[tuple[str, float]](), asyncio.Event()
+
+        async def wanted() -> Sequence[str]:
+            scene.polls += 1
+            if scene.wanted_faults:
+                raise scene.wanted_faults[0]
+            return scene.tickers
+
+        async def gap(reason: str, seconds: float) -> None:
+            gaps.append((reason, seconds))
+
+        options.setdefault("gap", gap)
+        feed = Feed(cluster, url or own, KEY, session, frames, STREAM, wanted, timings=timings, **options)
+        scene = Scene(server, feed, frames, wanted_tickers, gaps, stop)
+        scene.task = asyncio.create_task(feed.run(stop))
+        try:
+            yield scene
+        finally:
+            scene.task.cancel()
+            with suppress(asyncio.CancelledError, FatalError):
+                await scene.task
+
+
+def timings(**changes: float) -> FeedTimings:
+    values = {name: getattr(FAST, name) for name in FeedTimings.__slots__}
+    return FeedTimings(**{**values, **changes})
+
+
+def names(count: int) -> list[str]:
+    return [f"O:SPXW260116C{6000 + n:05d}000" for n in range(count)]
+
+
+def quotes() -> Iterator[str]:
+    number = 0
+    while True:
+        number += 1
+        yield f'[{{"ev":"Q","sym":"O:SPXW260116C06850000","bp":1.0,"q":{number}}}]'
+
+
+# --- login and subscriptions
+
+
+async def test_it_logs_in_and_subscribes_in_chunks() -> None:
+    tickers = names(450)
+    async with following(*tickers) as scene:
+        client = await scene.subscribed(450)
+    assert client.actions[0] == ("auth", [KEY])
+    chunks = client.asked("subscribe")
+    assert [len(chunk) for chunk in chunks] == [200, 200, 50]
+    assert [pair for chunk in chunks for pair in chunk] == [f"Q.{ticker}" for ticker in tickers]
+    assert client.request.path == "/options" and KEY not in client.request.raw_path
+
+
+async def test_every_topic_of_a_contract_is_subscribed() -> None:
+    async with following("O:A", "O:B", topics=("Q", "T")) as scene:
+        client = await scene.subscribed(4)
+    assert client.held == ["Q.O:A", "T.O:A", "Q.O:B", "T.O:B"]
+
+
+async def test_the_indices_cluster() -> None:
+    async with following("I:SPX", "I:NDX", cluster="indices", topics=("V",)) as scene:
+        client = await scene.subscribed(2)
+    assert (client.request.path, client.held) == ("/indices", ["V.I:SPX", "V.I:NDX"])
+
+
+async def test_only_the_difference_is_sent_when_the_epoch_changes() -> None:
+    async with following("O:A", "O:B", "O:C") as scene:
+        client = await scene.subscribed(3)
+        before = len(client.actions)
+        scene.tickers[:] = ["O:D", "O:C"]
+        await until(lambda: sorted(client.held) == ["Q.O:C", "Q.O:D"])
+        assert client.actions[before:] == [("unsubscribe", ["Q.O:A", "Q.O:B"]), ("subscribe", ["Q.O:D"])]
+        await until(lambda: scene.feed.activity.subscribed == 2)
+        assert scene.feed.activity.connections == 1 and len(scene.gaps) == 1
+
+
+async def test_what_one_connection_cannot_carry_is_counted() -> None:
+    async with following(*names(5), limit=3) as scene:
+        client = await scene.subscribed(3)
+        assert scene.feed.activity.unsubscribed == 2
+    assert client.held == [f"Q.{ticker}" for ticker in names(3)]
+
+
+async def test_a_refused_subscription_is_counted_and_not_repeated_until_there_is_room() -> None:
+    async with following("O:A", "O:B", server=Server(limit=2)) as scene:
+        client = await scene.subscribed(2)
+        scene.tickers[:] = ["O:A", "O:B", "O:C"]
+        await until(lambda: scene.feed.activity.refusals == 1)
+        await scene.polled(5)
+        assert client.asked("subscribe") == [["Q.O:A", "Q.O:B"], ["Q.O:C"]]
+        scene.tickers[:] = ["O:A", "O:C"]
+        await until(lambda: client.held == ["Q.O:A", "Q.O:C"])
+        assert scene.feed.activity.connections == 1
+
+
+async def test_an_epoch_that_cannot_be_read_keeps_the_subscriptions() -> None:
+    async with following("O:A") as scene:
+        client = await scene.subscribed(1)
+        scene.wanted_faults.append(TransientError("the server is away"))
+        scene.tickers[:] = []
+        await scene.polled(5)
+        assert client.held == ["Q.O:A"]
+        scene.wanted_faults.clear()
+        await until(lambda: client.held == [])
+
+
+# --- frames
+
+
+async def test_frames_are_appended_untouched_with_their_receive_time() -> None:
+    odd = '[{"ev":"Q" , "sym":"O:SPXW260116C06850000","bp":1.10, "x":"é\\u00e9","t":1768570200123}]'
+    async with following("O:A") as scene:
+        client = await scene.subscribed()
+        before = time.time()
+        await client.send(odd)
+        await until(lambda: scene.frames.entries)
+        (entry,) = scene.frames.entries
+        assert set(entry) == {"ts", "payload"} and entry["payload"] == odd.encode()
+        assert entry["ts"] == repr(float(entry["ts"]))
+        frame = decode_frame({b"ts": str(entry["ts"]).encode(), b"payload": bytes(entry["payload"])})
+        assert before <= frame.ts <= time.time()
+
+
+async def test_status_frames_are_not_appended_but_market_data_beside_them_is() -> None:
+    mixed = '[{"ev":"status","status":"success","message":"hello"},{"ev":"Q","sym":"O:A"}]'
+    async with following("O:A") as scene:
+        client = await scene.subscribed()
+        await client.say(("success", "nothing of interest"))
+        await client.send(mixed)
+        await client.send('no json, yet it says "status"')
+        await until(lambda: len(scene.frames.entries) == 2)
+        assert scene.frames.payloads == [mixed.encode(), b'no json, yet it says "status"']
+
+
+async def test_a_full_queue_gives_up_its_oldest_frames() -> None:
+    source = quotes()
+    sent = [next(source) for _ in range(12)]
+    async with following("O:A", queue_frames=4) as scene:
+        client = await scene.subscribed()
+        scene.frames.open.clear()
+        await client.send(sent[0])
+        await until(lambda: scene.feed.activity.frames == 1)
+        # the appender may hold the first and waits for the server; four of the others find room
+        for raw in sent[1:]:
+            await client.send(raw)
+        await until(lambda: scene.feed.activity.frames == 12)
+        scene.frames.open.set()
+        await until(lambda: scene.frames.entries and scene.frames.payloads[-1] == sent[-1].encode())
+        kept = scene.frames.payloads
+        assert kept[-4:] == [raw.encode() for raw in sent[-4:]]
+        assert scene.feed.activity.dropped == 12 - len(kept) > 0
+        assert scene.feed.activity.appended == len(kept)
+
+
+async def test_frames_wait_for_a_server_that_is_away() -> None:
+    source = quotes()
+    sent = [next(source) for _ in range(5)]
+    async with following("O:A") as scene:
+        client = await scene.subscribed()
+        scene.frames.open.clear()
+        scene.frames.faults += [TransientError("away"), TransientError("still away")]
+        for raw in sent:
+            await client.send(raw)
+        await until(lambda: scene.feed.activity.frames == 5)
+        scene.frames.open.set()
+        await until(lambda: len(scene.frames.entries) == 5)
+        assert scene.frames.payloads == [raw.encode() for raw in sent]
+        assert scene.feed.activity.dropped == 0
+
+
+async def test_frames_that_wait_go_in_one_batch() -> None:
+    source = quotes()
+    async with following("O:A") as scene:
+        client = await scene.subscribed()
+        scene.frames.open.clear()
+        for _ in range(30):
+            await client.send(next(source))
+        await until(lambda: scene.feed.activity.frames == 30)
+        scene.frames.open.set()
+        await until(lambda: len(scene.frames.entries) == 30)
+        assert len(scene.frames.batches) <= 3
+
+
+# --- interruptions
+
+
+async def test_after_an_abort_it_is_back_with_everything_and_tells_the_gap() -> None:
+    async with following("O:A", "O:B") as scene:
+        first = await scene.subscribed(2)
+        await first.send(next(quotes()))
+        await until(lambda: scene.frames.entries)
+        first.abort()
+        second = await scene.subscribed(2, clients=2)
+        reason, seconds = await scene.gap(2)
+        assert second.held == ["Q.O:A", "Q.O:B"]
+        assert reason and 0.0 <= seconds < PATIENCE_S
+        assert scene.feed.activity.gaps == 2
+
+
+@pytest.mark.parametrize("code", [WSCloseCode.OK, WSCloseCode.POLICY_VIOLATION, WSCloseCode.INTERNAL_ERROR])
+async def test_every_close_is_followed_by_a_new_connection(code: int) -> None:
+    async with following("O:A") as scene:
+        first = await scene.subscribed()
+        await first.socket.close(code=code)
+        await scene.subscribed(clients=2)
+        assert (await scene.gap(2))[0] == f"closed with {int(code)}"
+
+
+async def test_a_gap_that_could_not_be_recorded_is_told_again() -> None:
+    told: list[str] = []
+
+    async def gap(reason: str, _: float) -> None:
+        told.append(reason)
+        if len(told) == 1:
+            raise TransientError("away")
+
+    async with following("O:A", gap=gap) as scene:
+        await scene.subscribed()
+        await until(lambda: scene.feed.activity.gaps == 1)
+        await scene.polled(5)
+    assert told == ["started", "started"]
+
+
+async def test_a_start_is_the_end_of_a_gap_once_something_is_subscribed() -> None:
+    async with following() as scene:
+        await scene.polled(3)
+        assert scene.server.last.held == [] and scene.gaps == []
+        scene.tickers[:] = ["O:A"]
+        assert (await scene.gap(1))[0] == "started"
+        await scene.polled(3)
+    assert len(scene.gaps) == 1
+
+
+async def test_who_lets_the_lease_go_and_takes_it_again_tells_the_gap() -> None:
+    async with following("O:A") as scene:
+        await scene.subscribed()
+        await scene.gap(1)
+        scene.task.cancel()
+        with suppress(asyncio.CancelledError):
+            await scene.task
+        scene.task = asyncio.create_task(scene.feed.run(scene.stop))
+        assert (await scene.gap(2))[0] == "let go"
+
+
+async def test_somebody_else_with_our_key_is_given_time() -> None:
+    async with following("O:A", timings=timings(cooldown=0.4)) as scene:
+        first = await scene.subscribed()
+        ended = time.monotonic()
+        await first.say(("max_connections", "Maximum number of websocket connections exceeded."))
+        await first.socket.close(code=WSCloseCode.POLICY_VIOLATION)
+        second = await scene.subscribed(clients=2)
+        assert second.started - ended >= 0.4
+        assert (await scene.gap(2))[0].startswith("max_connections: ")
+
+
+async def test_the_backoff_grows_while_connections_do_not_last() -> None:
+    async with following("O:A", timings=timings(backoff=0.02, stable=1000.0)) as scene:
+        for number in range(1, 7):
+            client = await scene.subscribed(clients=number)
+            client.abort()
+        starts = [client.started for client in scene.server.clients]
+        assert starts[5] - starts[4] >= 0.02 * 2**4 / 2
+
+
+async def test_the_backoff_is_small_again_after_stable_data() -> None:
+    source = quotes()
+    async with following("O:A", timings=timings(backoff=0.02, stable=0.0)) as scene:
+        begun = time.monotonic()
+        for number in range(1, 9):
+            client = await scene.subscribed(clients=number)
+            await client.send(next(source))
+            await until(lambda: len(scene.frames.entries) == number)  # noqa: B023 (awaited at once)
+            client.abort()
+        await scene.subscribed(clients=9)
+        assert time.monotonic() - begun < 0.02 * (2**8 - 1) / 2  # what growing delays would take at least
+
+
+async def test_data_that_stops_coming_ends_the_connection() -> None:
+    async with following("O:A", timings=timings(stall=0.1)) as scene:
+        first = await scene.subscribed()
+        await first.send(next(quotes()))
+        await scene.subscribed(clients=2)
+        assert (await scene.gap(2))[0].startswith("no data for")
+        quiet = time.monotonic() + 0.3
+        await until(lambda: time.monotonic() > quiet)
+        assert len(scene.server.clients) == 2  # nothing came on the second: that is a quiet market, not a stall
+
+
+async def test_it_waits_for_a_provider_that_is_down() -> None:
+    port = unused_port()
+    async with following("O:A", url=f"ws://127.0.0.1:{port}") as scene:
+        pause = time.monotonic() + 0.05
+        await until(lambda: time.monotonic() > pause)
+        assert not scene.task.done()
+        scene.server = Server()
+        async with serving(scene.server, port):
+            await scene.subscribed()
+            assert (await scene.gap(1))[0] == "started"
+            scene.task.cancel()
+            with suppress(asyncio.CancelledError):
+                await scene.task
+
+
+# --- who must act
+
+
+async def test_a_refused_key_is_fatal_and_not_repeated() -> None:
+    server = Server(login=("auth_failed", f"authentication failed for {KEY}"))
+    async with following("O:A", server=server) as scene:
+        with pytest.raises(FatalError, match="set a valid MASSIVE_API_KEY") as caught:
+            await asyncio.wait_for(asyncio.shield(scene.task), PATIENCE_S)
+        assert KEY not in str(caught.value)
+    assert len(server.clients) == 1
+
+
+async def test_a_plan_without_websocket_stays_off_until_stopped() -> None:
+    server = Server(login=("auth_failed", "Your plan doesn't include websocket access."))
+    async with following("O:A", server=server) as scene:
+        await until(lambda: scene.feed.activity.off)
+        assert "Your plan doesn't include websocket access." in scene.feed.activity.off
+        scene.stop.set()
+        await asyncio.wait_for(scene.task, PATIENCE_S)
+    assert len(server.clients) == 1
+
+
+async def test_when_the_lease_is_lost_the_socket_is_closed() -> None:
+    async with following("O:A") as scene:
+        client = await scene.subscribed()
+        scene.task.cancel()
+        begun = time.monotonic()
+        with pytest.raises(asyncio.CancelledError):
+            await scene.task
+        assert time.monotonic() - begun < 1.0
+        await until(lambda: client.ended, "the server sees the socket closed")
+
+
+async def test_what_was_received_is_appended_before_it_stops() -> None:
+    async with following("O:A") as scene:
+        client = await scene.subscribed()
+        scene.frames.faults += [TransientError("away")]
+        await client.send(next(quotes()))
+        await until(lambda: scene.feed.activity.frames == 1)
+        scene.stop.set()
+        await asyncio.wait_for(scene.task, PATIENCE_S)
+        assert len(scene.frames.entries) == 1
+
+
+async def test_a_server_that_refuses_us_is_fatal() -> None:
+    async with following("O:A") as scene:
+        client = await scene.subscribed()
+        scene.frames.faults += [FatalError("check REDIS_URL")] * 2
+        await client.send(next(quotes()))
+        with pytest.raises(FatalError, match="check REDIS_URL"):
+            await asyncio.wait_for(asyncio.shield(scene.task), PATIENCE_S)
+
+
+@pytest.mark.parametrize("url", ["", "socket.massive.com", "https://socket.massive.com", "wss://"])
+async def test_a_wrong_ws_url_is_named(url: str) -> None:
+    async def nothing() -> Sequence[str]:
+        return ()
+
+    async def gap(_: str, __: float) -> None:
+        return None
+
+    async with open_session() as session:
+        with pytest.raises(FatalError, match="MASSIVE_WS_URL="):
+            Feed("options", url, KEY, session, Frames(), STREAM, nothing, gap)
