@@ -136,9 +136,9 @@ class Broker:
 
     async def commit(self, commit: Commit, merged_before: int = 0) -> Outcome:
         """Apply a commit, all or nothing."""
-        keys, body = encode_commit(commit, self._cursor_key)
+        keys, body, large = encode_commit(commit, self._cursor_key)
         with faults_named(self._url):
-            reply = await self._commit(self._client, keys, self.group, self.consumer, body, merged_before)
+            reply = await self._commit(self._client, keys, self.group, self.consumer, body, merged_before, *large)
         assert isinstance(reply, list)
         if reply[0] == b"ok":
             return Applied(reply[1])

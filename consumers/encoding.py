@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import msgpack
@@ -28,6 +29,7 @@ from contracts.commit import (
     Guard,
     KeysExist,
     Merge,
+    Patch,
     Publish,
     PushItem,
     RaiseField,
@@ -37,6 +39,7 @@ from contracts.commit import (
     SetFields,
     SetNewest,
     SetValue,
+    StartsWith,
     ValueIs,
     Write,
     keys_of,
@@ -55,16 +58,33 @@ def seconds_text(ts: float) -> str:
     return f"{ts:.6f}"
 
 
-def encode_commit(commit: Commit, cursor_key: str) -> tuple[tuple[str, ...], bytes]:
-    """KEYS (the group's durable cursor first) and the body of `lua/commit.lua`."""
+LARGE_BYTES = 2048  # a larger value travels as an argument of its own: one copy less on each side
+
+
+def encode_commit(commit: Commit, cursor_key: str) -> tuple[tuple[str, ...], bytes, list[bytes]]:
+    """KEYS (the group's durable cursor first), the body of `lua/commit.lua`, and the large values it refers to."""
     keys = (cursor_key, *keys_of(commit))
+    large: list[bytes] = []
     number = {key: position for position, key in enumerate(keys, 1)}
     entries = _entries(commit.acknowledges, number, acknowledge=True) + _entries(
         commit.holds, number, acknowledge=False
     )
     guards = [_guard(guard, number) for guard in commit.guards]
-    writes = [_write(write, number) for write in commit.writes]
-    return keys, _pack((entries, guards, writes))
+    writes = [_write(_apart(write, large), number) for write in commit.writes]
+    return keys, _pack((entries, guards, writes)), large
+
+
+def _apart(write: Write, large: list[bytes]) -> Write:
+    """Take a large value out of a write: in its place stands its number."""
+    if not isinstance(write, SetValue) or not isinstance(write.value, bytes) or len(write.value) < LARGE_BYTES:
+        return write
+    large.append(write.value)
+    return _LargeValue(write.key, b"", write.ttl_ms, write.derived, len(large))
+
+
+@dataclass(frozen=True, slots=True)
+class _LargeValue(SetValue):
+    number: int = 0
 
 
 def _pack(body: object) -> bytes:
@@ -94,6 +114,8 @@ def _guard(guard: Guard, number: dict[str, int]) -> tuple[Any, ...]:
             return ("field_below", number[key], field, limit)
         case ValueIs(key, value):
             return ("value_is", number[key], value)
+        case StartsWith(key, head):
+            return ("starts_with", number[key], head)
         case KeysExist(keys):
             return ("keys_exist", *(number[key] for key in keys))
 
@@ -112,8 +134,12 @@ def _marks(marks: EpochMarks | None, number: dict[str, int]) -> Any:
 
 def _write(write: Write, number: dict[str, int]) -> tuple[Any, ...]:
     match write:
+        case _LargeValue(key, _, ttl_ms, is_derived, value_number):
+            return ("set", number[key], value_number, ttl_ms, is_derived)
         case SetValue(key, value, ttl_ms, is_derived):
             return ("set", number[key], value, ttl_ms, is_derived)
+        case Patch(key, runs):
+            return ("patch", number[key], [part for run in runs for part in run])
         case SetFields(key, fields, ttl_ms):
             return ("hset", number[key], _flat(fields), ttl_ms)
         case DropFields(key, names):

@@ -36,6 +36,7 @@ from contracts.commit import (
     KeysExist,
     Merge,
     Outcome,
+    Patch,
     Publish,
     PushItem,
     RaiseField,
@@ -46,6 +47,7 @@ from contracts.commit import (
     SetFields,
     SetNewest,
     SetValue,
+    StartsWith,
     ValueIs,
     Write,
     version_field,
@@ -130,6 +132,8 @@ class MemoryStore:
                 return not now or float(now) < limit
             case ValueIs(key, expected):
                 return bytes(self.strings.get(key, b"")) == expected.encode() and key in self.strings
+            case StartsWith(key, head):
+                return bytes(self.strings.get(key, b"")).startswith(head)
             case KeysExist(keys):
                 return all(self.exists(key) for key in keys)
 
@@ -137,6 +141,9 @@ class MemoryStore:
         match write:
             case SetValue(key, value):
                 self.strings[key] = bytearray(_bytes(value))
+            case Patch(key, runs):
+                for offset, part in runs:
+                    self.strings[key][offset : offset + len(part)] = part
             case SetFields(key, fields):
                 self._hash(key).update({name: _bytes(value) for name, value in fields.items()})
             case DropFields(key, names):

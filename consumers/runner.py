@@ -152,9 +152,8 @@ class Runner:
             partitions.setdefault(source.partition(message), []).append(Entry(entry_id, message))
         fields = {one.id: one.fields for one in raw}
         if source.concurrent:
-            async with asyncio.TaskGroup() as tasks:
-                for entries in partitions.values():
-                    tasks.create_task(self._finish(source, entries, fields))
+            work = (self._finish(source, entries, fields) for entries in partitions.values())
+            _raise_first(await asyncio.gather(*work, return_exceptions=True))
             return
         for entries in partitions.values():
             await self._finish(source, entries, fields)
@@ -275,3 +274,10 @@ class Runner:
         if source.row.retention is Retention.ACKNOWLEDGED and not self._journal:
             await self.broker.trim(stream)
         await self.broker.forget_dead(stream, DEAD_CONSUMER_MS)
+
+
+def _raise_first(results: Sequence[object]) -> None:
+    """Raise what went wrong, worst first: one partition's fault has not disturbed the others."""
+    errors = [one for one in results if isinstance(one, BaseException)]
+    for error in sorted(errors, key=lambda one: isinstance(one, TransientError)):
+        raise error

@@ -53,7 +53,15 @@ class KeysExist:
     keys: tuple[str, ...]
 
 
-Guard: TypeAlias = FieldIs | FieldBelow | ValueIs | KeysExist
+@dataclass(frozen=True, slots=True)
+class StartsWith:
+    """The value of `key` begins with these bytes: a packed layer stands at the version its header says."""
+
+    key: str
+    head: bytes
+
+
+Guard: TypeAlias = FieldIs | FieldBelow | ValueIs | KeysExist | StartsWith
 
 
 # --- writes
@@ -67,6 +75,14 @@ class SetValue:
     value: bytes | str
     ttl_ms: int = 0
     derived: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Patch:
+    """`SETRANGE` of some (offset, bytes) of a derived value that a guard has seen to be there."""
+
+    key: str
+    runs: tuple[tuple[int, bytes], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -292,6 +308,7 @@ class Advance:
 
 Write: TypeAlias = (
     SetValue
+    | Patch
     | SetFields
     | DropFields
     | Count

@@ -2,6 +2,9 @@
 
 Exactly one fetch is outstanding: a fetch commits only while its entry carries the valid ticket. Requests for an
 earlier fetch only set `again`; the tick issues the next ticket when due and replaces one that was lost.
+
+Beside the fields of `Job` the HASH holds what the fetch keeps for itself: `session`, `sigma` and `windows` (JSON by
+expiration), `latency_s`, and `failed` (JSON, expiration to reason).
 """
 
 from __future__ import annotations

@@ -51,8 +51,9 @@ CHAIN_ROW = np.dtype([("greeks", GREEKS), ("interest", INTEREST)])
 QUOTE_DIRTY_BYTES = 8
 QUOTE_ROW_VERSION_AT = QUOTE.itemsize
 
-# tiles and published: four int32 arrays one after the other, in cell order.
+# tiles and published: one row of four int32 per cell, in cell order, so that a changed cell is one short write.
 TILE_FIELDS = ("mid2", "buy", "sell", "flags")
+CELL_BYTES = 16
 
 Array = npt.NDArray[np.void]
 Ints = npt.NDArray[np.int32]
@@ -69,17 +70,31 @@ class Tiles:
     watermark: float
     cells: Ints  # shape (4, number of cells): mid2, buy, sell, flags
 
+    @property
+    def header(self) -> bytes:
+        """The header of the blob."""
+        return pack_header(self.version, self.watermark, self.cells.shape[1])
+
     def encode(self) -> bytes:
         """The blob of the tiles and published layers."""
-        return (
-            pack_header(self.version, self.watermark, self.cells.shape[1]) + np.ascontiguousarray(self.cells).tobytes()
-        )
+        return self.header + np.ascontiguousarray(self.cells.T).tobytes()
+
+    def runs(self, changed: npt.NDArray[np.intp]) -> list[tuple[int, bytes]]:
+        """(offset, bytes) of the blob for some cells (ascending), neighbours together."""
+        rows = np.ascontiguousarray(self.cells.T[changed]).tobytes()
+        starts = np.flatnonzero(np.diff(changed, prepend=-2) > 1).tolist()
+        ends = [*starts[1:], len(changed)]
+        first = changed[starts].tolist() if starts else []
+        return [
+            (HEADER_BYTES + cell * CELL_BYTES, rows[start * CELL_BYTES : end * CELL_BYTES])
+            for cell, start, end in zip(first, starts, ends, strict=True)
+        ]
 
 
 def decode_tiles(blob: bytes) -> Tiles:
-    """Read a tiles or published blob (the arrays are views of it)."""
+    """Read a tiles or published blob (the cells are a view of it)."""
     header = unpack_header(blob)
-    cells = np.frombuffer(blob, "<i4", offset=HEADER_BYTES).reshape(4, int(header["rows"]))
+    cells = np.frombuffer(blob, "<i4", offset=HEADER_BYTES).reshape(int(header["rows"]), 4).T
     return Tiles(int(header["version"]), float(header["watermark"]), cells)
 
 

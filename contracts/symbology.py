@@ -119,6 +119,13 @@ def settlement_ts(root: str, expiration: str) -> float:
     return datetime.combine(day, at, NEW_YORK).timestamp()
 
 
+def ineligibility(root: str, expiration: str, multiplier: int, market_ts: float) -> str:
+    """Why a contract takes no part in models at this market time ("adjusted", "expired"); empty if it does."""
+    if is_adjusted(root) or multiplier != 100:
+        return "adjusted"
+    return "expired" if market_ts >= settlement_ts(root, expiration) else ""
+
+
 def new_york_date(ts: float) -> date:
     """The New York calendar date of an instant (epoch seconds)."""
     return datetime.fromtimestamp(ts, NEW_YORK).date()

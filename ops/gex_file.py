@@ -16,14 +16,14 @@ from contracts.geometry import Plane, build_geometry
 from contracts.keys import Layer
 from contracts.settings import Settings
 from contracts.snapshot import ChainRow, ChainSnapshot
-from contracts.symbology import new_york_date, series_of
+from contracts.symbology import ineligibility, new_york_date, series_of
 from ops.chain_file import ChainFile, ChainFileContract, read_chain_file
 from stages.calculate.exposure import GammaMode, compute_exposures
 from stages.calculate.plan import compile_plan
 from stages.calculate.tiles import compute_tiles
 from stages.massive.window import Windows, WindowSettings, at_the_money_sigma, latched, plan_windows
 from stages.models.gex import gex_model
-from stages.staging.chain import ineligible, listings_of, snapshot_records
+from stages.staging.chain import listings_of, snapshot_records
 from stages.staging.records import EMPTY_ROWS, put_record
 
 FETCH = 1
@@ -92,7 +92,7 @@ def _row(contract: ChainFileContract, ts: float) -> ChainRow:
         series.settlement,
         series.exercise,
         100,
-        ineligible(contract.root, contract.expiration, 100, ts) or 1,
+        ineligibility(contract.root, contract.expiration, 100, ts) or 1,
         contract.bid,
         contract.ask,
         contract.bid_size,

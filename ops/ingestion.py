@@ -25,6 +25,7 @@ from stages.massive.fetch import FetchSettings, massive_source
 from stages.massive.rest import ProviderClient, open_session
 from stages.massive.window import WindowSettings, nearest_first
 
+ALL = 2**31  # the feed cuts, and counts what it cuts
 MAX_QUOTES = 950  # subscriptions of one connection; the provider refuses above about 1,000
 
 Work = Callable[[asyncio.Event], Awaitable[None]]
@@ -108,22 +109,20 @@ class Ingestion:
         return [cid for cid in turns if cid is not None]
 
     async def _nearest(self, symbol: str) -> list[str]:
-        try:
-            active, spot = await self._broker.read(
-                GetFields(self._keys.active(symbol)), GetValue(self._keys.spot(symbol))
-            )
-        except TransientError:
-            return []
+        active, spot = await self._broker.read(
+            GetFields(self._keys.active(symbol)), GetValue(self._keys.spot(symbol))
+        )
         assert isinstance(active, dict)
         epoch = active.get(symbol.encode(), b"").decode()
         value = json.loads(spot)["value"] if isinstance(spot, bytes) else None
-        return nearest_first(await self._listed(epoch), value, MAX_QUOTES)
+        return nearest_first(await self._listed(epoch), value, ALL)
 
     async def _listed(self, epoch: str) -> tuple[Listing, ...]:
         if epoch and epoch not in self._listings:
             (blob,) = await self._broker.values(self._keys.listing(epoch))
             if blob is None:
-                return ()
+                # not "nothing wanted": the feed keeps what it has until the board is back
+                raise TransientError(f"epoch {epoch} has lost its listing")
             while len(self._listings) >= 2 * len(self._symbols):
                 del self._listings[next(iter(self._listings))]
             geometry = decode_geometry(blob)

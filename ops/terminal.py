@@ -30,23 +30,22 @@ def status_line(status: Json, updates_per_s: float | None = None) -> str:
 
 
 def _symbols(symbols: Json) -> Table:
-    table = Table("symbol", "epoch", "reason", box=None, pad_edge=False)
-    for name in ("age", "contracts", "planes", "tiles", "chain", "feed", "last diff", "seq", ""):
-        table.add_column(name, justify="right")
+    table = Table("symbol", box=None, pad_edge=False)
+    table.add_column("epoch", no_wrap=True)
+    for name in ("age", "contracts", "tiles", "chain", "feed", "last diff"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("state")
     for symbol, row in symbols.items():
         table.add_row(
             symbol,
             row["epoch"] or "-",
-            row["reason"] or "-",
             _age(row["epoch_age_s"]),
             _number(row["contracts"]),
-            _number(row["planes"]),
             _number(row["tiles"]),
             _age(row["snapshot_age_s"]),
             _age(row["ws_age_s"]),
             _age(row["last_diff_age_s"]),
-            _number(row["seq"]),
-            "" if row["dirty"] is None else "dirty" if row["dirty"] else "clean",
+            "-" if row["dirty"] is None else "dirty" if row["dirty"] else "clean",
         )
     return table
 

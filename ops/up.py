@@ -279,22 +279,28 @@ class _Run:
         supervisor.start_group(PIPELINE)
         gateway = f"http://{plan.settings.marketswarm_host}:{plan.settings.marketswarm_port}"
         self._say("stages", f"{', '.join(StageName)}; gateway on {gateway}")
+        before = self._symbols()
         for symbol in plan.settings.massive_symbols:
-            row = self._when_known(supervisor, symbol, "epoch")
+            row = self._when(supervisor, symbol, lambda row: row["epoch"] is not None)
             self._say("epoch", f"{row['epoch']} ({row['reason']}), {row['contracts']:,} contracts")
         for symbol in plan.settings.massive_symbols:
-            self._when_known(supervisor, symbol, "seq")
+            seen = before[symbol]["seq"] or 0
+            self._when(supervisor, symbol, lambda row, seen=seen: (row["seq"] or 0) > seen)
             self._say("models", f"{symbol} live")
 
-    def _when_known(self, supervisor: Supervisor, symbol: str, fact: str) -> dict[str, Any]:
-        """The status of a symbol as soon as it has this fact."""
+    def _symbols(self) -> dict[str, dict[str, Any]]:
+        found: dict[str, dict[str, Any]] = read_status(self._plan.redis_url, self._plan.settings)["symbols"]
+        return found
+
+    def _when(self, supervisor: Supervisor, symbol: str, is_so: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+        """The status of a symbol as soon as it is so."""
         row: dict[str, Any] = {}
 
-        def is_known() -> bool:
-            row.update(read_status(self._plan.redis_url, self._plan.settings)["symbols"][symbol])
-            return row[fact] is not None
+        def holds() -> bool:
+            row.update(self._symbols()[symbol])
+            return is_so(row)
 
-        self._until(supervisor, is_known, "")
+        self._until(supervisor, holds, "")
         return row
 
     def _server_answers(self) -> bool:

@@ -1,6 +1,6 @@
 -- The one atomic commit. KEYS[1]: the group's durable cursor, then every key touched. ARGV[1]: group,
 -- ARGV[2]: consumer, ARGV[3]: msgpack of { entries, guards, writes }, in which a key is its number in KEYS,
--- ARGV[4]: rows merged by earlier chunks of the same batch and not counted yet.
+-- ARGV[4]: rows merged by earlier chunks of the same batch and not counted yet, ARGV[5..]: large values.
 -- Replies { 'lost', id, ... }, { 'refused', guard number } or { 'ok', merged rows not counted yet }.
 -- Checks come first: Lua is not rolled back, so nothing below the line "writes" may fail.
 local group, consumer = ARGV[1], ARGV[2]
@@ -40,6 +40,7 @@ local holds = {
     return not now or now < g[4]
   end,
   value_is = function(g) return call('GET', KEYS[g[2]]) == g[3] end,
+  starts_with = function(g) return call('GETRANGE', KEYS[g[2]], 0, #g[3] - 1) == g[3] end,
   keys_exist = function(g)
     for first = 2, #g, 1000 do
       local names = {}
@@ -169,10 +170,17 @@ end
 
 local apply = {
   set = function(w)
+    local value = type(w[3]) == 'number' and ARGV[4 + w[3]] or w[3]
     local function write()
-      if w[4] > 0 then call('SET', KEYS[w[2]], w[3], 'PX', w[4]) else call('SET', KEYS[w[2]], w[3]) end
+      if w[4] > 0 then call('SET', KEYS[w[2]], value, 'PX', w[4]) else call('SET', KEYS[w[2]], value) end
     end
     if w[5] then derived(write) else write() end
+  end,
+  patch = function(w)
+    local key, runs = KEYS[w[2]], w[3]
+    derived(function()
+      for i = 1, #runs, 2 do call('SETRANGE', key, runs[i], runs[i + 1]) end
+    end)
   end,
   hset = function(w)
     call('HSET', KEYS[w[2]], unpack(w[3]))

@@ -26,7 +26,7 @@ from contracts.commit import (
     Write,
     version_field,
 )
-from contracts.geometry import Geometry, Plane, decode_geometry
+from contracts.geometry import Plane
 from contracts.keys import Keys, Layer, Stat
 from contracts.messages import (
     AnalyticsComputed,
@@ -45,17 +45,16 @@ from contracts.planes import (
     QUOTE_ROW,
     Ints,
     Tiles,
-    decode_tiles,
     unpack_header,
     unpack_rows,
 )
-from contracts.ports import GetFields, GetHead, GetValue, Reader
+from contracts.ports import GetFields, GetHead, GetValue, Read, Reader
 from contracts.stage import Entry, Source, Stage
 from contracts.topology import StageName, streams_of
 from contracts.versions import Versions
 from stages.calculate.exposure import GammaMode, compute_exposures
-from stages.calculate.plan import Plan, compile_plan
-from stages.calculate.tiles import compute_tiles, dirty_rows, recompute_tiles, touched_cells
+from stages.calculate.layers import Cells, CompiledEpoch, CompiledEpochs, KnownTiles, layer_of, layer_write
+from stages.calculate.tiles import compute_tiles, dirty_rows, recompute_cells, touched_cells
 
 EpochEntries: TypeAlias = "Sequence[Entry[Message]]"
 
@@ -69,35 +68,6 @@ class CalculateSettings:
 
     epoch_ttl_ms: int
     gamma_mode: GammaMode
-
-
-class CompiledEpoch:
-    """An epoch's geometry with the compiled plan of each plane. Immutable, hence cached without being state."""
-
-    def __init__(self, epoch: str, geometry: Geometry) -> None:
-        self.epoch = epoch
-        self.geometry = geometry
-        self.plans: dict[str, Plan] = {plane.id: compile_plan(plane, geometry.widths) for plane in geometry.planes}
-
-
-class CompiledEpochs:
-    """The newest few compiled epochs, by id."""
-
-    def __init__(self, keys: Keys, keep: int = 8) -> None:
-        self._keys = keys
-        self._keep = keep
-        self._compiled: dict[str, CompiledEpoch] = {}
-
-    async def get(self, reader: Reader, epoch: str) -> CompiledEpoch | None:
-        """Compile an epoch from its listing; None if its keys are gone."""
-        if epoch not in self._compiled:
-            (listing,) = await reader.values(self._keys.listing(epoch))
-            if listing is None:
-                return None
-            while len(self._compiled) >= self._keep:
-                del self._compiled[next(iter(self._compiled))]
-            self._compiled[epoch] = CompiledEpoch(epoch, decode_geometry(listing))
-        return self._compiled[epoch]
 
 
 @dataclass(frozen=True)
@@ -121,30 +91,6 @@ class CalculateState:
     planes: tuple[PlaneState, ...] = ()
 
 
-class KnownTiles:
-    """The newest tiles this process has seen, per plane of the active epoch.
-
-    The cells of a version are a function of the version, so what is known of it need not be read again. It saves
-    reading and is never needed: what is not known is read or computed.
-    """
-
-    def __init__(self) -> None:
-        self._tiles: dict[tuple[str, str], Tiles] = {}
-
-    def get(self, epoch: str, plane: str, version: int) -> Tiles | None:
-        """The tiles of a plane at this very version."""
-        found = self._tiles.get((epoch, plane))
-        return found if found is not None and version and found.version == version else None
-
-    def put(self, epoch: str, plane: str, tiles: Tiles) -> None:
-        """Remember a plane's tiles, and forget those of other epochs of the symbol."""
-        symbol = epoch.partition(":")[0]
-        if (epoch, plane) not in self._tiles:
-            for other in [key for key in self._tiles if key[0] != epoch and key[0].partition(":")[0] == symbol]:
-                del self._tiles[other]
-        self._tiles[epoch, plane] = tiles
-
-
 class Calculation:
     """load and step of the epoch stream of one partition."""
 
@@ -162,36 +108,24 @@ class Calculation:
         keys, is_tick = self._keys, isinstance(entries[0].message, Tick)
         compiled = await self._compiled.get(reader, epoch)
         planes = _planes_concerned(compiled, entries) if compiled else ()
-        layers = (Layer.QUOTES, Layer.CHAIN) if is_tick else (Layer.QUOTES,)
-        reads = [GetValue(keys.plane(epoch, plane.id, layer)) for layer in layers for plane in planes]
-        active, versions_read, *blobs = await reader.read(
-            GetFields(keys.active(symbol)), GetFields(keys.versions(epoch)), *reads
-        )
-        assert isinstance(active, dict) and isinstance(versions_read, dict)
-        versions = Versions(versions_read)
-        tiles = await self._tiles_of(reader, epoch, planes, versions, heads_only=is_tick)
-        found = [blob if isinstance(blob, bytes) else None for blob in blobs]
-        quotes, chain = found[: len(planes)], found[len(planes) :] or [None] * len(planes)
-        states = tuple(PlaneState(*one) for one in zip(planes, quotes, tiles, chain, strict=True))
+        count = len(planes)
+        reads: list[Read] = [GetFields(keys.active(symbol)), GetFields(keys.versions(epoch))]
+        reads += [GetHead(keys.plane(epoch, plane.id, Layer.TILES), HEADER_BYTES) for plane in planes]
+        for layer in (Layer.QUOTES, Layer.CHAIN) if is_tick else (Layer.QUOTES,):
+            reads += [GetValue(keys.plane(epoch, plane.id, layer)) for plane in planes]
+        active, fields, *found = await reader.read(*reads)
+        assert isinstance(active, dict) and isinstance(fields, dict)
+        versions = Versions(fields)
+        tiles = [
+            layer_of(head, versions.level(plane.id, "tiles").version)
+            for plane, head in zip(planes, found[:count], strict=True)
+        ]
+        if not is_tick:
+            tiles = await with_cells(reader, self._known, keys, epoch, Layer.TILES, planes, tiles)
+        blobs = [blob if isinstance(blob, bytes) else None for blob in found[count:]]
+        states = zip(planes, blobs[:count], tiles, blobs[count:] or [None] * count, strict=True)
         active_epoch = active.get(symbol.encode(), b"").decode() or None
-        return CalculateState(symbol, active_epoch, compiled, versions, states)
-
-    async def _tiles_of(
-        self, reader: Reader, epoch: str, planes: Sequence[Plane], versions: Versions, *, heads_only: bool
-    ) -> list[Tiles | None]:
-        """The tiles at the version that `versions` names; a tick needs to know only that they are there."""
-        levels = [versions.level(plane.id, "tiles").version for plane in planes]
-        known = [self._known.get(epoch, plane.id, level) for plane, level in zip(planes, levels, strict=True)]
-        names = [self._keys.plane(epoch, plane.id, Layer.TILES) for plane in planes]
-        if heads_only:
-            heads = await reader.read(*(GetHead(name, HEADER_BYTES) for name in names)) if names else []
-            return [_headed(head, level) for head, level in zip(heads, levels, strict=True)]
-        wanted = [at for at, tiles in enumerate(known) if tiles is None and levels[at]]
-        if wanted:
-            blobs = await reader.values(*(names[at] for at in wanted))
-            for at, blob in zip(wanted, blobs, strict=True):
-                known[at] = decode_tiles(blob) if blob and _is_valid_head(blob, levels[at]) else None
-        return known
+        return CalculateState(symbol, active_epoch, compiled, versions, tuple(PlaneState(*one) for one in states))
 
     # --- step
 
@@ -244,45 +178,46 @@ class Calculation:
         header, quotes = unpack_header(one.quotes), unpack_rows(one.quotes, QUOTE_ROW)
         version, watermark = int(header["version"]), float(header["watermark"])
         if before is None:
-            cells, touched = compute_tiles(plan, quotes), plan.cell_count
+            cells, touched = compute_tiles(plan, quotes), np.arange(plan.cell_count)
         elif before.version == version:
             return None
         else:
-            rows = dirty_rows(quotes, before.version)
-            cells, touched = recompute_tiles(plan, quotes, before.cells, rows), len(touched_cells(plan, rows))
+            touched = touched_cells(plan, dirty_rows(quotes, before.version))
+            cells = recompute_cells(plan, quotes, before.cells, touched)
         tiles = Tiles(version, watermark, cells)
         self._known.put(compiled.epoch, one.plane.id, tiles)
-        return self._tile_writes(state, compiled, one.plane, tiles, touched, promoted=promoted)
+        return self._tile_writes(state, compiled, one, tiles, touched, promoted=promoted)
 
     def _tile_writes(
         self,
         state: CalculateState,
         compiled: CompiledEpoch,
-        plane: Plane,
+        one: PlaneState,
         tiles: Tiles,
-        touched: int,
+        touched: Cells,
         *,
         promoted: bool,
     ) -> tuple[list[Guard], list[Write]]:
-        keys, symbol, epoch = self._keys, state.symbol, compiled.epoch
+        keys, symbol, epoch, plane = self._keys, state.symbol, compiled.epoch, one.plane
         versions = keys.versions(epoch)
         stored = state.versions.fields.get(version_field(plane.id, "tiles").encode())
+        key = keys.plane(epoch, plane.id, Layer.TILES)
+        still_there, write = layer_write(key, one.tiles, tiles, touched, self._settings.epoch_ttl_ms)
         guards: list[Guard] = [
             FieldIs(versions, version_field(plane.id, "tiles"), stored),
             KeysExist((versions, keys.plane(epoch, plane.id, Layer.QUOTES))),
+            *still_there,
         ]
         dirty = Flag(keys.epoch_stream(symbol), encode(PlaneDirty(symbol, epoch, plane.id)))
         # a promoted epoch is announced once, as a whole: its first diffs follow the reset
         ahead = None if promoted else Flag(keys.strategy_stream(symbol), encode(PlaneComputed(symbol, epoch, plane.id)))
         marks = EpochMarks(keys.dirty(symbol), keys.clean(symbol), epoch)
         writes: list[Write] = [
-            SetValue(
-                keys.plane(epoch, plane.id, Layer.TILES), tiles.encode(), self._settings.epoch_ttl_ms, derived=True
-            ),
+            write,
             Advance(
                 versions, plane.id, "tiles", "quotes", tiles.version, tiles.watermark, dirty, "published", ahead, marks
             ),
-            Count(keys.analytics(Stat.STRATEGY, symbol), {"planes": 1, "tiles_recomputed": touched}),
+            Count(keys.analytics(Stat.STRATEGY, symbol), {"planes": 1, "tiles_recomputed": len(touched)}),
         ]
         return guards, writes
 
@@ -306,7 +241,7 @@ class Calculation:
             key = keys.plane(epoch, one.plane.id, Layer.ANALYTICS)
             writes.append(SetValue(key, cut.encode(), self._settings.epoch_ttl_ms, derived=True))
             if one.tiles is None:
-                healed_guards, healed = self._heal(state, compiled, one.plane, cut)
+                healed_guards, healed = self._heal(state, compiled, one, cut)
                 guards += healed_guards
                 writes += healed
         done = AnalyticsComputed(symbol, epoch, message.tick, message.market_ts, message.spot, message.spot_ts)
@@ -328,11 +263,11 @@ class Calculation:
         return AnalyticsCut(message.tick, version, watermark, quotes, chain, cells, exposures)
 
     def _heal(
-        self, state: CalculateState, compiled: CompiledEpoch, plane: Plane, cut: AnalyticsCut
+        self, state: CalculateState, compiled: CompiledEpoch, one: PlaneState, cut: AnalyticsCut
     ) -> tuple[list[Guard], list[Write]]:
         """Tiles that were lost (derived data is not persisted) are made again from the cut."""
         tiles = Tiles(cut.version, cut.watermark, cut.cells)
-        return self._tile_writes(state, compiled, plane, tiles, cut.cells.shape[1], promoted=True)
+        return self._tile_writes(state, compiled, one, tiles, np.arange(cut.cells.shape[1]), promoted=True)
 
 
 def build_stage(keys: Keys, symbol: str, settings: CalculateSettings) -> Stage:
@@ -391,18 +326,20 @@ def _named_planes(entries: EpochEntries, epoch: str) -> Iterator[str]:
             yield entry.message.plane
 
 
-def _is_valid_head(head: bytes | None, version: int) -> bool:
-    """A derived blob counts only if its header agrees with `versions`; after a restart it may be older or gone."""
-    return (
-        head is not None
-        and len(head) >= HEADER_BYTES
-        and version > 0
-        and int(unpack_header(head)["version"]) == version
-    )
-
-
-def _headed(head: object, version: int) -> Tiles | None:
-    """Tiles of which only the header was looked at; without cells."""
-    if not isinstance(head, bytes) or not _is_valid_head(head, version):
-        return None
-    return Tiles(version, float(unpack_header(head)["watermark"]), np.empty((4, 0), np.int32))
+async def with_cells(
+    reader: Reader,
+    known: KnownTiles,
+    keys: Keys,
+    epoch: str,
+    layer: Layer,
+    planes: Sequence[Plane],
+    headed: list[Tiles | None],
+) -> list[Tiles | None]:
+    """Layers of which the headers were read, with their cells: what is known of a version is not read again."""
+    found = [head and known.get(epoch, plane.id, head.version) for plane, head in zip(planes, headed, strict=True)]
+    wanted = [(at, head) for at, head in enumerate(headed) if head is not None and found[at] is None]
+    if wanted:
+        blobs = await reader.values(*(keys.plane(epoch, planes[at].id, layer) for at, _ in wanted))
+        for (at, head), blob in zip(wanted, blobs, strict=True):
+            found[at] = layer_of(blob, head.version)
+    return found

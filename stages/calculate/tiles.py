@@ -50,10 +50,14 @@ def recompute_tiles(plan: Plan, quotes: Array, cells: Ints, rows: Rows) -> Ints:
 
     Equals `compute_tiles` if no other row changed since `cells`.
     """
-    touched = touched_cells(plan, rows)
+    return recompute_cells(plan, quotes, cells, touched_cells(plan, rows))
+
+
+def recompute_cells(plan: Plan, quotes: Array, cells: Ints, touched: npt.NDArray[np.intp]) -> Ints:
+    """A copy of `cells` where the `touched` ones are computed again."""
     if 2 * len(touched) > plan.cell_count:
         return compute_tiles(plan, quotes)
-    result = cells.copy()
+    result = cells.copy(order="K")  # the layout of the blob stays, so encoding it is no work
     result[:, touched] = _price(plan, quotes, touched)
     return result
 

@@ -21,7 +21,7 @@ from contracts.symbology import (
     INDEX_SERIES,
     PUT,
     OptionTicker,
-    is_adjusted,
+    ineligibility,
     parse_ticker,
     series_of,
     settlement_ts,
@@ -145,9 +145,7 @@ def read_row(raw: object, expiration: str, market_ts: float) -> ReadRow | Refuse
 
 def eligibility(root: str, expiration: str, multiplier: int, market_ts: float) -> int | str:
     """1, or why a contract takes no part in models at this market time: "adjusted", "expired"."""
-    if is_adjusted(root) or multiplier != STANDARD_MULTIPLIER:
-        return "adjusted"
-    return "expired" if market_ts >= settlement_ts(root, expiration) else 1
+    return ineligibility(root, expiration, multiplier, market_ts) or 1
 
 
 def last_settlement_ts(symbol: str, expiration: str) -> float:

@@ -35,13 +35,14 @@ from contracts.commit import (
 from contracts.geometry import Plane
 from contracts.keys import Keys, Layer, Stat
 from contracts.messages import AnalyticsComputed, Message, PlaneComputed, decode, encode
-from contracts.planes import HEADER_BYTES, Tiles, decode_tiles, unpack_header
+from contracts.planes import HEADER_BYTES, Tiles
 from contracts.ports import GetFields, GetHead, GetValue, Read, Reader
 from contracts.stage import Entry, Source, Stage
 from contracts.symbology import days_to_expiration
 from contracts.topology import StageName, streams_of
 from contracts.versions import Level, Versions, complete_to
-from stages.calculate.stage import CompiledEpoch, CompiledEpochs, KnownTiles, acknowledged, epoch_of, symbol_of
+from stages.calculate.layers import Cells, CompiledEpoch, CompiledEpochs, KnownTiles, layer_of, layer_write
+from stages.calculate.stage import acknowledged, epoch_of, symbol_of, with_cells
 from stages.models.diff import diff_cells, encode_diff, encode_reset, encode_reset_plane
 from stages.models.gex import gex_model, gex_sides
 from stages.models.heatmap import heatmap_model, strategy_view
@@ -156,7 +157,7 @@ class Publication:
             for plane, head in zip(planes, blobs[count : 2 * count], strict=True)
         ]
         if not is_tick:
-            before = await self._with_cells(reader, epoch, planes, before)
+            before = await with_cells(reader, self._known, keys, epoch, Layer.PUBLISHED, planes, before)
         cuts = [blob if isinstance(blob, bytes) else None for blob in blobs[2 * count :]] or [None] * count
         return ModelState(
             symbol,
@@ -167,21 +168,6 @@ class Publication:
             float(watermark.get(b"ts", b"0")),
             tuple(PlaneState(*one) for one in zip(planes, tiles, before, cuts, strict=True)),
         )
-
-    async def _with_cells(
-        self, reader: Reader, epoch: str, planes: Sequence[Plane], headed: list[Tiles | None]
-    ) -> list[Tiles | None]:
-        """Published layers with their cells: what this process published last is known, the rest is read."""
-        found = [
-            head and self._known.get(epoch, plane.id, head.version) for plane, head in zip(planes, headed, strict=True)
-        ]
-        wanted = [at for at, head in enumerate(headed) if head is not None and found[at] is None]
-        if wanted:
-            names = [self._keys.plane(epoch, planes[at].id, Layer.PUBLISHED) for at in wanted]
-            for at, blob in zip(wanted, await reader.values(*names), strict=True):
-                head = headed[at]
-                found[at] = layer_of(blob, head.version) if head is not None else None
-        return found
 
     # --- step
 
@@ -221,17 +207,21 @@ class Publication:
 
     def _reset(self, state: ModelState, compiled: CompiledEpoch) -> Commit | None:
         """Open the epoch on the stream with all its cells; None while some plane has no tiles."""
-        made = [(one.plane, one.tiles) for one in state.planes if one.tiles is not None]
+        made = [(one, one.tiles) for one in state.planes if one.tiles is not None]
         if len(made) < len(compiled.geometry.planes):
             return None
-        levels = {plane.id: Level(tiles.version, tiles.watermark) for plane, tiles in made}
+        levels = {one.plane.id: Level(tiles.version, tiles.watermark) for one, tiles in made}
         lost = state.epoch_is_published
         ts = float(state.published.get(b"market_ts", b"0")) or made[0][1].watermark
         planes = [
             encode_reset_plane(
-                plane, compiled.plans[plane.id], one.version, days_to_expiration(plane.expiration, ts), one.cells
+                one.plane,
+                compiled.plans[one.plane.id],
+                tiles.version,
+                days_to_expiration(one.plane.expiration, ts),
+                tiles.cells,
             )
-            for plane, one in made
+            for one, tiles in made
         ]
         upto = complete_to(state.versions, levels, state.watermark, levels)
         data = encode_reset(compiled.epoch, "lost" if lost else "promoted", upto, compiled.geometry.widths, planes)
@@ -239,8 +229,9 @@ class Publication:
         model_state = self._keys.model_state(state.symbol)
         guards.append(FieldIs(model_state, "epoch", state.published.get(b"epoch")))
         writes: list[Write] = [DropFields(model_state, ("generation",))] if lost else []
-        for plane, one in made:
-            plane_guards, plane_writes = self._advance(state, compiled, plane, one)
+        for one, tiles in made:
+            everything = np.arange(tiles.cells.shape[1])
+            plane_guards, plane_writes = self._advance(state, compiled, one, tiles, everything)
             guards += plane_guards
             writes += plane_writes
         writes += (
@@ -251,20 +242,22 @@ class Publication:
         return Commit(guards=tuple(guards), writes=tuple(writes))
 
     def _advance(
-        self, state: ModelState, compiled: CompiledEpoch, plane: Plane, tiles: Tiles
+        self, state: ModelState, compiled: CompiledEpoch, one: PlaneState, tiles: Tiles, changed: Cells
     ) -> tuple[list[Guard], list[Write]]:
         """The published layer of a plane now equals these tiles."""
-        keys, symbol, epoch = self._keys, state.symbol, compiled.epoch
+        keys, symbol, epoch, plane = self._keys, state.symbol, compiled.epoch, one.plane
         versions = keys.versions(epoch)
         name = version_field(plane.id, "published")
         again = Flag(keys.strategy_stream(symbol), encode(PlaneComputed(symbol, epoch, plane.id)))
         key = keys.plane(epoch, plane.id, Layer.PUBLISHED)
+        still_there, write = layer_write(key, one.published, tiles, changed, self._settings.epoch_ttl_ms)
         guards: list[Guard] = [
             FieldIs(versions, name, state.versions.fields.get(name.encode())),
             KeysExist((versions,)),
+            *still_there,
         ]
         writes: list[Write] = [
-            SetValue(key, tiles.encode(), self._settings.epoch_ttl_ms, derived=True),
+            write,
             Advance(versions, plane.id, "published", "tiles", tiles.version, tiles.watermark, again),
         ]
         return guards, writes
@@ -291,7 +284,7 @@ class Publication:
             data = encode_diff(
                 epoch, plane.id, before.version, tiles.version, upto, tiles.cells, changed, count % CRC_EVERY == 0
             )
-            plane_guards, plane_writes = self._advance(state, compiled, plane, tiles)
+            plane_guards, plane_writes = self._advance(state, compiled, one, tiles, changed)
             guards += plane_guards
             writes += plane_writes
             writes += (
@@ -386,21 +379,6 @@ def _planes_concerned(compiled: CompiledEpoch, entries: StrategyEntries) -> tupl
         return compiled.geometry.planes
     named = {entry.message.plane for entry in entries if isinstance(entry.message, PlaneComputed)}
     return tuple(plane for plane in compiled.geometry.planes if plane.id in named)
-
-
-def layer_of(blob: object, version: int) -> Tiles | None:
-    """A derived layer, if it is the one that `versions` names; after a restart it may be older or gone.
-
-    Of a header alone the cells stay empty.
-    """
-    if not isinstance(blob, bytes) or len(blob) < HEADER_BYTES or not version:
-        return None
-    header = unpack_header(blob)
-    if int(header["version"]) != version:
-        return None
-    if len(blob) == HEADER_BYTES and int(header["rows"]):
-        return Tiles(version, float(header["watermark"]), np.empty((4, 0), np.int32))
-    return decode_tiles(blob)
 
 
 def _cuts_of(state: ModelState, tick: int) -> dict[str, AnalyticsCut] | None:

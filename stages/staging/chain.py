@@ -46,7 +46,7 @@ from contracts.planes import pack_rows
 from contracts.ports import CountExisting, GetFields, GetItems, Reader
 from contracts.snapshot import ChainSnapshot, decode_snapshot
 from contracts.stage import Entry
-from contracts.symbology import is_adjusted, settlement_ts
+from contracts.symbology import ineligibility
 from stages.staging.board import Board
 from stages.staging.records import (
     CONTRACT_FIELDS,
@@ -417,13 +417,6 @@ def listings_of(snapshot: ChainSnapshot) -> Iterator[Listing]:
         )  # fmt: skip
 
 
-def ineligible(root: str, expiration: str, multiplier: int, market_ts: float) -> str:
-    """Why a contract takes no part in models at this market time; empty if it does."""
-    if is_adjusted(root) or multiplier != 100:
-        return "adjusted"
-    return "expired" if market_ts >= settlement_ts(root, expiration) else ""
-
-
 def contract_fields(symbol: str, row: Listing, values: Sequence[str]) -> dict[str, Scalar]:
     """All fields of the readable HASH of a contract; unknown is empty."""
     fields: dict[str, Scalar] = dict.fromkeys(CONTRACT_FIELDS, "")
@@ -459,7 +452,7 @@ def _second(epoch: str | None) -> int:
 
 
 def _eligible_at(row: Listing, market_ts: float) -> Listing:
-    reason = ineligible(row.root, row.expiration, row.multiplier, market_ts)
+    reason = ineligibility(row.root, row.expiration, row.multiplier, market_ts)
     return Listing(
         row.root,
         row.expiration,

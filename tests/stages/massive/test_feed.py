@@ -108,10 +108,12 @@ class Frames:
     entries: list[dict[str, bytes | str]] = field(default_factory=list)
     batches: list[int] = field(default_factory=list)
     faults: list[Exception] = field(default_factory=list)
+    calls: int = 0
     open: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def append(self, stream: str, entries: Iterable[dict[str, bytes | str]]) -> None:
         assert stream == STREAM
+        self.calls += 1
         await self.open.wait()
         if self.faults:
             raise self.faults.pop(0)
@@ -321,7 +323,7 @@ async def test_a_full_queue_gives_up_its_oldest_frames() -> None:
         scene.frames.open.clear()
         await client.send(sent[0])
         await until(lambda: scene.feed.activity.frames == 1)
-        # the appender may hold the first and waits for the server; four of the others find room
+        await until(lambda: scene.frames.calls == 1)  # holds the first and waits; four of the others find room
         for raw in sent[1:]:
             await client.send(raw)
         await until(lambda: scene.feed.activity.frames == 12)
@@ -340,7 +342,9 @@ async def test_frames_wait_for_a_server_that_is_away() -> None:
         client = await scene.subscribed()
         scene.frames.open.clear()
         scene.frames.faults += [TransientError("away"), TransientError("still away")]
-        for raw in sent:
+        await client.send(sent[0])
+        await until(lambda: scene.frames.calls == 1)  # the first fails alone, then all of them together
+        for raw in sent[1:]:
             await client.send(raw)
         await until(lambda: scene.feed.activity.frames == 5)
         scene.frames.open.set()

@@ -1,0 +1,231 @@
+"""One reader per symbol follows its published stream; every client of the symbol is fed from it.
+
+A client is either *behind* (it just came, was too slow, or the stream broke off) or follows. To catch up it gets the
+entries after its `Last-Event-ID` when that is still possible, else a reset; what the reader hands out meanwhile waits
+in the client's buffer, so nothing is missed and nothing comes twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+import structlog
+
+from consumers.clients import BLOCK_MS, connect_reader, faults_named
+from consumers.runner import Backoff
+from contracts.errors import TransientError
+from contracts.keys import Keys
+from contracts.ports import Reader
+from ops.gateway.reset import Resets
+from ops.gateway.stream import FIRST, StreamId, format_id, render_entry, stream_id
+
+log = structlog.get_logger("gateway")
+
+HEARTBEAT_S = 15.0
+RETRY_S = 0.25
+READ_COUNT = 500
+REPLAY_LIMIT = 5000  # a client that missed more gets a reset, which is smaller
+BUFFER_BYTES = 16 * 2**20  # per client; the events themselves are shared by all
+
+_HEARTBEAT = b": heartbeat\n\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """A rendered entry."""
+
+    id: StreamId
+    chunk: bytes
+
+
+class Client:
+    """What waits to be sent to one client."""
+
+    def __init__(self) -> None:
+        self.is_behind = True
+        self._events: deque[Event] = deque()
+        self._bytes = 0
+        self._news = asyncio.Event()
+
+    def push(self, event: Event) -> None:
+        """Add an event; a client whose buffer is full falls behind instead."""
+        if self.is_behind:
+            return
+        if self._events and self._bytes + len(event.chunk) > BUFFER_BYTES:
+            self.fall_behind()
+            return
+        self._events.append(event)
+        self._bytes += len(event.chunk)
+        self._news.set()
+
+    def fall_behind(self) -> None:
+        """Drop what waits: the client needs a new start."""
+        self._clear()
+        self.is_behind = True
+        self._news.set()
+
+    def start_over(self) -> None:
+        """From now on events are kept."""
+        self._clear()
+        self.is_behind = False
+
+    async def take(self, timeout_s: float) -> list[Event]:
+        """What waits, after waiting for it; empty after the timeout or when the client fell behind."""
+        try:
+            await asyncio.wait_for(self._news.wait(), timeout_s)
+        except TimeoutError:
+            return []
+        events = list(self._events)
+        self._clear()
+        return events
+
+    def _clear(self) -> None:
+        self._events.clear()
+        self._bytes = 0
+        self._news.clear()
+
+
+class Follower:
+    """The published stream of one symbol and its clients."""
+
+    def __init__(self, redis_url: str, client: Any, reader: Reader, keys: Keys, symbol: str) -> None:
+        self.symbol = symbol
+        self.is_connected = False
+        self.events = 0
+        self.resets = 0
+        self._redis_url = redis_url
+        self._client = client
+        self._stream = keys.model_stream(symbol)
+        self._state = keys.model_state(symbol)
+        self._source = Resets(redis_url, client, reader, keys, symbol)
+        self._clients: set[Client] = set()
+        self._position: StreamId | None = None  # of the last entry handed out; None before the first contact
+        self._order: tuple[bytes, int] | None = None  # its generation and seq
+
+    @property
+    def client_count(self) -> int:
+        """How many clients are connected."""
+        return len(self._clients)
+
+    # --- the one reader
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Follow until stopped; while the server is away clients wait."""
+        backoff = Backoff()
+        reader: Any = connect_reader(self._redis_url)
+        try:
+            while not stop.is_set():
+                try:
+                    await self._read(reader)
+                    self.is_connected = True
+                    backoff.reset()
+                except TransientError as error:
+                    if self.is_connected or self._position is None:
+                        log.warning("waiting", symbol=self.symbol, reason=str(error))
+                    self.is_connected = False
+                    await backoff.wait(stop)
+        finally:
+            await reader.aclose()
+
+    async def _read(self, reader: Any) -> None:
+        with faults_named(self._redis_url):
+            if self._position is None:
+                newest = await reader.xrevrange(self._stream, "+", "-", count=1)
+                self._position = stream_id(newest[0][0]) if newest else FIRST
+            position = format_id(self._position)
+            reply = await reader.xread({self._stream: position}, count=READ_COUNT, block=BLOCK_MS)
+        for entry, fields in reply[0][1] if reply else ():
+            self._hand_out(stream_id(entry), fields)
+
+    def _hand_out(self, entry: StreamId, fields: dict[bytes, bytes]) -> None:
+        chunk = render_entry(entry, fields)
+        self._position = entry
+        if chunk is None:
+            return
+        order = (fields[b"generation"], int(fields[b"seq"]))
+        continues = self._order is None or order == (self._order[0], self._order[1] + 1)
+        self._order = order
+        self.events += 1
+        for client in self._clients:
+            if continues:
+                client.push(Event(entry, chunk))
+            else:
+                client.fall_behind()  # entries are gone: trimmed while we were away, or another history
+
+    # --- clients
+
+    async def stream(self, last_event_id: StreamId | None) -> AsyncGenerator[bytes, None]:
+        """Everything one client is sent, for as long as it listens."""
+        client = Client()
+        self._clients.add(client)
+        resume, after = last_event_id, FIRST
+        quiet_s = 0.0
+        try:
+            while True:
+                if client.is_behind:
+                    caught_up = await self._catch_up(client, resume)
+                    if caught_up is not None:
+                        resume = None
+                        after, quiet_s = caught_up.id, 0.0
+                        yield caught_up.chunk
+                        continue
+                    await asyncio.sleep(RETRY_S)  # nothing is published yet, or the server is away
+                    quiet_s += RETRY_S
+                else:
+                    events = await client.take(HEARTBEAT_S)
+                    quiet_s = 0.0 if events else quiet_s + HEARTBEAT_S
+                    fresh = b"".join(event.chunk for event in events if event.id > after)
+                    if fresh:
+                        yield fresh
+                if quiet_s >= HEARTBEAT_S:
+                    quiet_s = 0.0
+                    yield _HEARTBEAT
+        finally:
+            self._clients.discard(client)
+
+    async def _catch_up(self, client: Client, resume: StreamId | None) -> Event | None:
+        """What brings a client up to the entry `id`; None if that is not possible now."""
+        if self._position is None:
+            return None
+        client.start_over()
+        position = self._position
+        try:
+            missed = await self._missed(resume) if resume is not None else None
+            if missed is not None:
+                return missed
+            reset = await self._source.at_or_after(position)
+        except TransientError:
+            reset = None
+        if reset is None:
+            client.fall_behind()
+            return None
+        self.resets += 1
+        return Event(reset.id, reset.chunk)
+
+    async def _missed(self, resume: StreamId) -> Event | None:
+        """The entries after `resume`; None unless it is still there, of this epoch and generation, and not long ago."""
+        own = format_id(resume)
+        with faults_named(self._redis_url):
+            async with self._client.pipeline(transaction=True) as pipeline:
+                pipeline.xrange(self._stream, own, own)
+                pipeline.xrange(self._stream, f"({own}", "+", count=REPLAY_LIMIT + 1)
+                pipeline.hmget(self._state, "epoch", "generation")
+                known, entries, (epoch, generation) = await pipeline.execute()
+        if not known or len(entries) > REPLAY_LIMIT or not _belongs(known[0][1], epoch, generation):
+            return None
+        chunks = [render_entry(stream_id(entry), fields) for entry, fields in entries]
+        last = stream_id(entries[-1][0]) if entries else resume
+        return Event(last, b"".join(chunk for chunk in chunks if chunk is not None) or _HEARTBEAT)
+
+
+def _belongs(fields: dict[bytes, bytes], epoch: bytes | None, generation: bytes | None) -> bool:
+    try:
+        named = orjson.loads(fields[b"data"])["epoch"]
+    except (KeyError, TypeError, ValueError):
+        return False
+    return epoch is not None and named == epoch.decode() and fields.get(b"generation") == generation
