@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from typing import Protocol, TypeAlias, TypeVar
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,3 +64,16 @@ class Reader(Protocol):
     async def read(self, *reads: Read) -> list[object]:
         """Several reads at one moment, results in order."""
         ...
+
+
+class Offload(Protocol):
+    """Where long pure computations run, so that the event path does not wait for the tick path."""
+
+    async def __call__(self, function: Callable[..., T], *arguments: object) -> T:
+        """The result of a module-level function of plain values."""
+        ...
+
+
+async def inline(function: Callable[..., T], *arguments: object) -> T:
+    """Compute right here: tests, the fold, and the offline commands."""
+    return function(*arguments)

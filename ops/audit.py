@@ -29,11 +29,9 @@ from contracts.topology import STREAMS
 from contracts.versions import Versions
 from ops.wiring import keys_of
 from stages.calculate.exposure import compute_exposures
-from stages.calculate.plan import Plan, compile_plan
+from stages.calculate.plan import STRATEGIES, Plan, compile_plan
 from stages.calculate.tiles import compute_tiles
-from stages.models.gex import gex_model, gex_sides
-from stages.models.heatmap import heatmap_model, strategy_view
-from stages.models.stage import STRATEGIES
+from stages.models.build import build_models
 from stages.staging.records import GROUPS, fields_of
 
 PENDING_LIMIT_S = 10.0
@@ -272,15 +270,10 @@ class Audit:
             exposures = compute_exposures(plane, cut.chain, moment.spot, moment.ts, self._settings.massive_gamma)
             same = exposures.tobytes() == cut.exposures.tobytes()
             findings.expect(same, f"{plane.id}: the tick's exposures are not those of its rows")
-        heatmap = heatmap_model(moment, geometry, plans, cuts)
-        expected = {
-            keys.heatmap_model(symbol): heatmap,
-            keys.gex_model(symbol): gex_model(moment, geometry, cuts, self._settings.massive_rate),
-            **{keys.heatmap_model(symbol, strategy): strategy_view(heatmap, strategy) for strategy in STRATEGIES},
-            **{keys.gex_model(symbol, side): model for side, model in gex_sides(moment, geometry, cuts).items()},
-        }
+        ordered = [cuts[plane.id] for plane in geometry.planes]
+        expected = build_models(keys, geometry.encode(), moment, ordered, self._settings.massive_rate)
         for name, model in expected.items():
-            findings.expect(orjson.dumps(model) == published[name], f"{name} is not what its rows give")
+            findings.expect(model == published[name], f"{name} is not what its rows give")
         findings.models += len(expected)
 
     # --- streams

@@ -6,7 +6,7 @@ import json
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 
-from ops.supervision import SupervisorFiles
+from ops.supervision import ProcessState, SupervisorFiles
 
 _LOUD = frozenset(("warning", "error", "critical"))
 _OWN_PREFIX = "marketswarm: "
@@ -22,12 +22,30 @@ class ChildLogs:
         self._read_to = {name: self._size(name) for name in programs}
         self._last: dict[str, str] = {}
         self._newest: deque[str] = deque(maxlen=_KEPT)
+        self._pids: dict[str, int] = {}
+        self._words: dict[str, list[str]] = {}  # what a process said to a person, before it ended
+
+    def note_restarts(self, processes: Iterable[ProcessState]) -> list[str]:
+        """Processes that ended and were started again since the last call, with what they said."""
+        found = []
+        for process in processes:
+            before = self._pids.get(process.name)
+            if process.pid and before != process.pid:
+                self._pids[process.name] = process.pid
+                words = self._words.pop(process.name, [])
+                if before is not None:
+                    found.append(": ".join([f"{process.name}: ended and was started again", *words]))
+        self._newest.extend(found)
+        return found
 
     def read_new(self) -> list[str]:
         """Complaints since the last call, each with the name of its process; repeated ones once."""
         found = []
         for name in self._read_to:
             for line in self._new_lines(name):
+                if line.startswith(_OWN_PREFIX):
+                    self._words.setdefault(name, []).append(line.removeprefix(_OWN_PREFIX))
+                    continue
                 complaint = _complaint(line)
                 if complaint and self._last.get(name) != complaint:
                     self._last[name] = complaint

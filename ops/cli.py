@@ -99,7 +99,8 @@ def up(
     mock provider is started; the options are for it. --chain sets MASSIVE_SYMBOLS to the file's underlying unless
     MASSIVE_SYMBOLS is given.
     """
-    from ops.up import MockChoice, run_up
+    from ops.programs import MockChoice
+    from ops.up import run_up
 
     raise typer.Exit(run_up(MockChoice(chain, rate, seed, contracts, scenario), os.environ))
 

@@ -18,6 +18,7 @@ import structlog
 from consumers.broker import Broker
 from consumers.embedded import find_url
 from consumers.lease import every
+from consumers.offload import WorkerProcess
 from consumers.probes import serving
 from consumers.runner import Activity, Runner
 from contracts.errors import FatalError, TransientError
@@ -71,6 +72,8 @@ class StageProcess:
         self.activities: list[Activity] = []
         self._started_ts = time()
         self._resources = AsyncExitStack()
+        self._worker = WorkerProcess()
+        self._resources.callback(self._worker.close)
 
     async def run(self) -> None:
         """Run until a signal; what was not finished stays pending for the next owner."""
@@ -103,7 +106,7 @@ class StageProcess:
             stage = await self._resources.enter_async_context(ingestion)
             extra = ingestion.work()
         else:
-            stage = pure_stage(self.name, self.settings, symbols)
+            stage = pure_stage(self.name, self.settings, symbols, self._worker)
             extra = [self._ticks(symbols)] if self.name is StageName.STAGING else []
         runner = Runner(
             stage,

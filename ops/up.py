@@ -13,7 +13,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from time import monotonic, sleep
 from typing import Any
@@ -26,65 +26,21 @@ from rich.text import Text
 from consumers import embedded
 from consumers.clients import hide_password
 from contracts.errors import FatalError, MarketSwarmError, TransientError
-from contracts.settings import Settings
 from contracts.topology import StageName
-from ops.chain_file import read_chain_file
 from ops.child_logs import ChildLogs
 from ops.database import open_database
-from ops.joining import MOCK_KEY, forget_environment, remember_environment
+from ops.joining import forget_environment, remember_environment
+from ops.programs import PIPELINE, MockChoice, Plan, make_plan
 from ops.provider_key import load_settings_with_key
 from ops.status import read_status, read_updates
-from ops.supervision import Program, Supervisor, SupervisorFiles, running_supervisor, write_config
+from ops.supervision import Supervisor, SupervisorFiles, running_supervisor, write_config
 from ops.terminal import status_line, status_view
 
-PIPELINE = "pipeline"  # the group of stages and gateway
-SERVER = "server"
-MOCK = "mock"
-GATEWAY = "gateway"
-MOCK_PORT = 8799
-
 POLL_S = 0.25
+PATIENCE_S = 3.0
 REDRAW_S = 1.0
 LOG_EVERY_S = 10.0
 MESSAGES_SHOWN = 5
-
-
-@dataclass(frozen=True, slots=True)
-class MockChoice:
-    """What the mock provider shall serve; None: its own default."""
-
-    chain: Path | None = None
-    rate: float | None = None
-    seed: int | None = None
-    contracts: int | None = None
-    scenario: str | None = None
-
-    def arguments(self) -> list[str]:
-        """As options of `marketswarm mock`."""
-        options = {
-            "--chain": self.chain.resolve() if self.chain else None,
-            "--rate": self.rate,
-            "--seed": self.seed,
-            "--contracts": self.contracts,
-            "--scenario": self.scenario,
-        }
-        return [part for name, value in options.items() if value is not None for part in (name, str(value))]
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What runs: programs, the environment they share, and the server they use."""
-
-    programs: tuple[Program, ...]
-    environment: Mapping[str, str]
-    settings: Settings
-    redis_url: str
-    mock_url: str | None
-
-    @property
-    def has_own_server(self) -> bool:
-        """Whether the embedded server is one of the programs."""
-        return any(program.name == SERVER for program in self.programs)
 
 
 def run_up(choice: MockChoice, environment: Mapping[str, str]) -> int:
@@ -144,79 +100,6 @@ def stop_leftover_server(data: Path) -> bool:
     return True
 
 
-# --- the plan
-
-
-def make_plan(choice: MockChoice, settings: Settings, environment: Mapping[str, str]) -> Plan:
-    """Which programs run, with which environment."""
-    data = settings.marketswarm_data.resolve()
-    shared = {name: value for name, value in environment.items() if value.strip()}
-    shared["MARKETSWARM_DATA"] = str(data)
-    programs: list[Program] = []
-    if settings.redis_url is None:
-        server, shared["REDIS_URL"] = _server(data)
-        programs.append(server)
-    mock_url = None
-    if settings.massive_api_key is None:
-        mock_url = f"http://127.0.0.1:{_mock_port()}"
-        shared |= _mock_environment(choice, shared, mock_url)
-        programs.append(_mock(choice, mock_url))
-    elif choice != MockChoice():
-        raise FatalError("the options of `up` are for the mock provider; with MASSIVE_API_KEY set there is none")
-    programs += [_member(str(name), ("stage", str(name), "--attached")) for name in StageName]
-    programs.append(_member(GATEWAY, (GATEWAY, "--attached")))
-    return Plan(tuple(programs), shared, load_settings_with_key(shared), shared["REDIS_URL"], mock_url)
-
-
-def _server(data: Path) -> tuple[Program, str]:
-    """The embedded server, on the port it had before if that is free."""
-    remembered = embedded.remembered_url(data)
-    port = int(remembered.rpartition(":")[2]) if remembered else 0
-    if not port or not _is_free(port):
-        port = embedded.free_port()
-    url = f"redis://127.0.0.1:{port}"
-    return Program(SERVER, embedded.command(data, port), 10, settle_s=1, stop_s=30), url
-
-
-def _mock(choice: MockChoice, url: str) -> Program:
-    port = url.rpartition(":")[2]
-    return Program(MOCK, _ours(MOCK, "--port", port, "--attached", *choice.arguments()), 20)
-
-
-def _mock_port() -> int:
-    return MOCK_PORT if _is_free(MOCK_PORT) else embedded.free_port()
-
-
-def _mock_environment(choice: MockChoice, given: Mapping[str, str], url: str) -> dict[str, str]:
-    defaults = {
-        "MASSIVE_REST_URL": url,
-        "MASSIVE_WS_URL": url.replace("http://", "ws://"),
-        "MASSIVE_API_KEY": MOCK_KEY,
-    }
-    if choice.chain is not None:
-        defaults["MASSIVE_SYMBOLS"] = read_chain_file(choice.chain).symbol
-    return {name: value for name, value in defaults.items() if name not in given}
-
-
-def _member(name: str, arguments: tuple[str, ...]) -> Program:
-    return Program(name, _ours(*arguments), 30, group=PIPELINE)
-
-
-def _ours(*arguments: str) -> list[str]:
-    # -P: a folder named like one of our packages in the working directory must not hide ours
-    return [sys.executable, "-P", "-m", "ops.cli", *arguments]
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-        return True
-
-
 # --- the run
 
 
@@ -266,13 +149,13 @@ class _Run:
 
     def _start(self, supervisor: Supervisor) -> None:
         plan = self._plan
-        self._until(supervisor, self._server_answers, "waiting for Redis")
+        self._until(supervisor, self._server_answers)
         if plan.has_own_server:
             embedded.remember_url(self._files.data, plan.redis_url)
         self._say("server", _shown_url(plan))
         if plan.mock_url is not None:
             port = int(plan.mock_url.rpartition(":")[2])
-            self._until(supervisor, lambda: _connects(port), "waiting for the mock provider")
+            self._until(supervisor, lambda: _connects(port))
             self._say("provider", f"mock on {plan.mock_url}: no MASSIVE_API_KEY is set")
         else:
             self._say("provider", plan.settings.massive_rest_url)
@@ -285,7 +168,7 @@ class _Run:
             self._say("epoch", f"{row['epoch']} ({row['reason']}), {row['contracts']:,} contracts")
         for symbol in plan.settings.massive_symbols:
             seen = before[symbol]["seq"] or 0
-            self._when(supervisor, symbol, lambda row, seen=seen: (row["seq"] or 0) > seen)
+            self._when(supervisor, symbol, partial(_is_past, seen))
             self._say("models", f"{symbol} live")
 
     def _symbols(self) -> dict[str, dict[str, Any]]:
@@ -300,24 +183,24 @@ class _Run:
             row.update(self._symbols()[symbol])
             return is_so(row)
 
-        self._until(supervisor, holds, "")
+        self._until(supervisor, holds)
         return row
 
     def _server_answers(self) -> bool:
         with open_database(self._plan.redis_url) as database:
             return bool(database.ping())
 
-    def _until(self, supervisor: Supervisor, is_done: Callable[[], bool], waiting: str) -> None:
-        """Wait for something, for ever; what it waits for is said once, after a moment."""
-        begun = monotonic()
+    def _until(self, supervisor: Supervisor, is_done: Callable[[], bool]) -> None:
+        """Wait for something, for ever; if Redis is away for more than a moment, say so once."""
+        begun, told = monotonic(), False
         while True:
             try:
                 if is_done():
                     return
             except TransientError as error:
-                if waiting and monotonic() - begun > 3.0:
+                if not told and monotonic() - begun > PATIENCE_S:
+                    told = True
                     self._say("waiting", str(error))
-                    waiting = ""
             self._watch(supervisor)
 
     # --- showing
@@ -363,12 +246,17 @@ class _Run:
             if supervisor.was_told_to_stop:
                 raise _Stopped
             raise _Failed("the process supervisor was killed: every process stops")
-        for process in supervisor.processes():
+        processes = supervisor.processes()
+        for process in processes:
             if process.has_failed:
                 raise _Failed(*self._logs.last_words(process.name))
-        for line in self._logs.read_new():
+        for line in [*self._logs.note_restarts(processes), *self._logs.read_new()]:
             if not self._console.is_terminal:
                 self._say("warning", line)
+
+
+def _is_past(seq: int, row: Mapping[str, Any]) -> bool:
+    return (row["seq"] or 0) > seq
 
 
 class _Rate:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from contracts.keys import Keys
+from contracts.ports import Offload, inline
 from contracts.settings import Settings
 from contracts.stage import Stage
 from contracts.topology import StageName
@@ -30,7 +31,7 @@ def partitions(settings: Settings) -> tuple[tuple[str, ...], ...]:
     return (settings.massive_symbols,)
 
 
-def pure_stage(name: StageName, settings: Settings, symbols: tuple[str, ...]) -> Stage:
+def pure_stage(name: StageName, settings: Settings, symbols: tuple[str, ...], offload: Offload = inline) -> Stage:
     """One of the stages without effects (staging, calculate, models) for a partition."""
     keys, symbol, ttl = keys_of(settings), symbols[0], settings.massive_epoch_ttl * 1000
     if name is StageName.STAGING:
@@ -38,11 +39,10 @@ def pure_stage(name: StageName, settings: Settings, symbols: tuple[str, ...]) ->
         hydrate = HydrateSettings(symbols, settings.massive_future_tolerance_sec, ttl)
         return build_staging(keys, symbol, chain, hydrate)
     if name is StageName.CALCULATE:
-        return build_calculate(keys, symbol, CalculateSettings(ttl, settings.massive_gamma))
+        return build_calculate(keys, symbol, CalculateSettings(ttl, settings.massive_gamma), offload)
     window = settings.marketswarm_resume_window_sec * 1000
-    return build_models(
-        keys, symbol, ModelSettings(ttl, settings.massive_model_ttl * 1000, window, settings.massive_rate)
-    )
+    models = ModelSettings(ttl, settings.massive_model_ttl * 1000, window, settings.massive_rate)
+    return build_models(keys, symbol, models, offload)
 
 
 def tickers(settings: Settings, symbols: tuple[str, ...]) -> Iterator[Ticker]:

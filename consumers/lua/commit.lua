@@ -55,6 +55,14 @@ for i = 1, #guards do
 end
 
 -- writes --------------------------------------------------------------------------------------------------------
+-- unpack() holds some thousand values at most: longer lists are passed in slices. An empty list is no command.
+local SLICE = 1000
+local function in_slices(command, key, list)
+  for first = 1, #list, SLICE do
+    call(command, key, unpack(list, first, math.min(first + SLICE - 1, #list)))
+  end
+end
+
 local function id_parts(id)
   local ms, seq = id:match('^(%d+)-(%d+)$')
   return tonumber(ms), tonumber(seq)
@@ -66,22 +74,34 @@ local function later(id, other)
   return ms > other_ms or (ms == other_ms and seq > other_seq)
 end
 
--- The durable cursor: where a group lost to a flush or an old backup is created again. All before it is done.
-local function keep_cursor(stream, last_id)
-  local pending = call('XPENDING', stream, group)
-  if pending[1] > 0 then
-    local ms, seq = id_parts(pending[2])
-    last_id = seq > 0 and format('%.0f-%.0f', ms, seq - 1) or format('%.0f-999999999', ms - 1)
+local function last_delivered(stream)
+  local groups = call('XINFO', 'GROUPS', stream)
+  for i = 1, #groups do
+    local row = {}
+    for j = 1, #groups[i], 2 do row[groups[i][j]] = groups[i][j + 1] end
+    if row['name'] == group then return row['last-delivered-id'] end
+  end
+end
+
+-- The durable cursor: where a group lost to a flush or an old backup is created again. All before it is done:
+-- everything delivered when nothing is pending, else everything before the oldest pending entry.
+local function keep_cursor(stream)
+  local oldest, cursor = call('XPENDING', stream, group)[2], nil
+  if oldest then
+    local ms, seq = id_parts(oldest)
+    cursor = seq > 0 and format('%.0f-%.0f', ms, seq - 1) or format('%.0f-999999999', ms - 1)
+  else
+    cursor = last_delivered(stream)
   end
   local kept = call('HGET', KEYS[1], stream)
-  if not kept or later(last_id, kept) then call('HSET', KEYS[1], stream, last_id) end
+  if not kept or later(cursor, kept) then call('HSET', KEYS[1], stream, cursor) end
 end
 
 for i = 1, #entries do
   local stream, ids = KEYS[entries[i][1]], entries[i][2]
   if entries[i][3] then
     call('XACK', stream, group, unpack(ids))
-    keep_cursor(stream, ids[#ids])
+    keep_cursor(stream)
   end
 end
 
@@ -183,10 +203,10 @@ local apply = {
     end)
   end,
   hset = function(w)
-    call('HSET', KEYS[w[2]], unpack(w[3]))
+    in_slices('HSET', KEYS[w[2]], w[3])
     if w[4] > 0 then call('PEXPIRE', KEYS[w[2]], w[4]) end
   end,
-  hdel = function(w) call('HDEL', KEYS[w[2]], unpack(w[3])) end,
+  hdel = function(w) in_slices('HDEL', KEYS[w[2]], w[3]) end,
   count = function(w)
     for i = 1, #w[3], 2 do call('HINCRBY', KEYS[w[2]], w[3][i], w[3][i + 1]) end
   end,
@@ -200,12 +220,10 @@ local apply = {
   raise = function(w) raise(KEYS[w[2]], w[3], w[4]) end,
   del = function(w) for i = 2, #w do call('DEL', KEYS[w[i]]) end end,
   renew = function(w) for i = 3, #w do call('PEXPIRE', KEYS[w[i]], w[2]) end end,
-  sadd = function(w) call('SADD', KEYS[w[2]], unpack(w[3])) end,
-  srem = function(w) call('SREM', KEYS[w[2]], unpack(w[3])) end,
+  sadd = function(w) in_slices('SADD', KEYS[w[2]], w[3]) end,
+  srem = function(w) in_slices('SREM', KEYS[w[2]], w[3]) end,
   zadd = function(w)
-    for first = 1, #w[3], 1000 do
-      call('ZADD', KEYS[w[2]], unpack(w[3], first, math.min(first + 999, #w[3])))
-    end
+    in_slices('ZADD', KEYS[w[2]], w[3])
     call('PEXPIRE', KEYS[w[2]], w[4])
   end,
   push = function(w)

@@ -38,7 +38,7 @@ from ops.wiring import keys_of
 from stages.calculate.plan import cell_labels, compile_plan
 
 CONTRACTS = 2000
-FRAME_EVENTS = {200: 1, 2_000: 10, 20_000: 50}  # rate -> events a frame
+FRAME_EVENTS = {200: 50, 2_000: 50, 20_000: 50}  # rate -> events a frame
 SECONDS = 10.0
 WARM_UP_S = 2.0
 DRAIN_EVENTS = 1_000_000

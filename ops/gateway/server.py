@@ -33,7 +33,7 @@ from ops.gateway.stream import parse_id
 from ops.logs import configure_logs
 from ops.status import read_status
 from ops.wiring import keys_of, partitions
-from stages.models.stage import STRATEGIES
+from stages.calculate.plan import STRATEGIES
 
 log = structlog.get_logger("gateway")
 

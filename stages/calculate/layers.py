@@ -6,6 +6,8 @@ of the server a layer may be older or gone.
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 import numpy.typing as npt
 
@@ -24,10 +26,19 @@ Cells = npt.NDArray[np.intp]
 class CompiledEpoch:
     """An epoch's geometry with the compiled plan of each plane. Immutable, hence cached without being state."""
 
-    def __init__(self, epoch: str, geometry: Geometry) -> None:
+    def __init__(self, epoch: str, listing: bytes) -> None:
         self.epoch = epoch
-        self.geometry = geometry
-        self.plans: dict[str, Plan] = {plane.id: compile_plan(plane, geometry.widths) for plane in geometry.planes}
+        self.listing = listing
+        self.geometry: Geometry = decode_geometry(listing)
+        self.plans: dict[str, Plan] = {
+            plane.id: compile_plan(plane, self.geometry.widths) for plane in self.geometry.planes
+        }
+
+
+@lru_cache(maxsize=8)
+def compiled_epoch(epoch: str, listing: bytes) -> CompiledEpoch:
+    """A compiled epoch, made once per process."""
+    return CompiledEpoch(epoch, listing)
 
 
 class CompiledEpochs:
@@ -46,7 +57,7 @@ class CompiledEpochs:
                 return None
             while len(self._compiled) >= self._keep:
                 del self._compiled[next(iter(self._compiled))]
-            self._compiled[epoch] = CompiledEpoch(epoch, decode_geometry(listing))
+            self._compiled[epoch] = CompiledEpoch(epoch, listing)
         return self._compiled[epoch]
 
 

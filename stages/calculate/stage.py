@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from contracts.analytics import AnalyticsCut
+from contracts.analytics import AnalyticsCut, decode_cut
 from contracts.commit import (
     Advance,
     Commit,
@@ -40,19 +40,18 @@ from contracts.messages import (
     encode,
 )
 from contracts.planes import (
-    CHAIN_ROW,
     HEADER_BYTES,
     QUOTE_ROW,
-    Ints,
     Tiles,
     unpack_header,
     unpack_rows,
 )
-from contracts.ports import GetFields, GetHead, GetValue, Read, Reader
+from contracts.ports import GetFields, GetHead, GetValue, Offload, Read, Reader, inline
 from contracts.stage import Entry, Source, Stage
 from contracts.topology import StageName, streams_of
 from contracts.versions import Versions
-from stages.calculate.exposure import GammaMode, compute_exposures
+from stages.calculate.cuts import compute_cuts
+from stages.calculate.exposure import GammaMode
 from stages.calculate.layers import Cells, CompiledEpoch, CompiledEpochs, KnownTiles, layer_of, layer_write
 from stages.calculate.tiles import compute_tiles, dirty_rows, recompute_cells, touched_cells
 
@@ -72,12 +71,12 @@ class CalculateSettings:
 
 @dataclass(frozen=True)
 class PlaneState:
-    """A plane as read. `quotes` and `chain` are None when absent, `tiles` when absent or not those of `versions`."""
+    """A plane as read. `quotes` is None when absent, `tiles` when absent or not those that `versions` names."""
 
     plane: Plane
     quotes: bytes | None
     tiles: Tiles | None
-    chain: bytes | None = None  # ticks only
+    cut: bytes | None = None  # ticks only: what the newest tick computed from the rows as read
 
 
 @dataclass(frozen=True)
@@ -94,9 +93,10 @@ class CalculateState:
 class Calculation:
     """load and step of the epoch stream of one partition."""
 
-    def __init__(self, keys: Keys, settings: CalculateSettings) -> None:
+    def __init__(self, keys: Keys, settings: CalculateSettings, offload: Offload = inline) -> None:
         self._keys = keys
         self._settings = settings
+        self._offload = offload
         self._compiled = CompiledEpochs(keys)
         self._known = KnownTiles()
 
@@ -123,9 +123,24 @@ class Calculation:
         if not is_tick:
             tiles = await with_cells(reader, self._known, keys, epoch, Layer.TILES, planes, tiles)
         blobs = [blob if isinstance(blob, bytes) else None for blob in found[count:]]
-        states = zip(planes, blobs[:count], tiles, blobs[count:] or [None] * count, strict=True)
         active_epoch = active.get(symbol.encode(), b"").decode() or None
+        cuts: list[bytes | None] = [None] * count
+        if is_tick and compiled is not None and active_epoch == epoch:
+            cuts = await self._cuts(compiled, entries, blobs[:count], blobs[count:])
+        states = zip(planes, blobs[:count], tiles, cuts, strict=True)
         return CalculateState(symbol, active_epoch, compiled, versions, tuple(PlaneState(*one) for one in states))
+
+    async def _cuts(
+        self,
+        compiled: CompiledEpoch,
+        entries: EpochEntries,
+        quotes: Sequence[bytes | None],
+        chains: Sequence[bytes | None],
+    ) -> list[bytes | None]:
+        newest = _newest_tick(entries, compiled.epoch)
+        return await self._offload(
+            compute_cuts, compiled.epoch, compiled.listing, newest, self._settings.gamma_mode, quotes, chains
+        )
 
     # --- step
 
@@ -140,8 +155,7 @@ class Calculation:
                 acknowledged(self._keys, state.symbol, state.active, entries if is_gone else _others(entries, current))
             ]
         if isinstance(current[0].message, Tick):
-            newest = max((entry.message for entry in current if isinstance(entry.message, Tick)), key=lambda m: m.tick)
-            return [self._tick(state, compiled, newest, _ids(entries))]
+            return [self._tick(state, compiled, _newest_tick(current, compiled.epoch), _ids(entries))]
         promoted = isinstance(current[0].message, EpochPromoted)
         return self._compute(state, compiled, _ids(entries), promoted=promoted)
 
@@ -235,13 +249,12 @@ class Calculation:
             return Commit(ids, (guards[0],))
         writes: list[Write] = []
         for one in state.planes:
-            if one.quotes is None or one.chain is None:
+            if one.cut is None:
                 continue
-            cut = self._cut(compiled, one.plane, message, one.quotes, one.chain)
             key = keys.plane(epoch, one.plane.id, Layer.ANALYTICS)
-            writes.append(SetValue(key, cut.encode(), self._settings.epoch_ttl_ms, derived=True))
+            writes.append(SetValue(key, one.cut, self._settings.epoch_ttl_ms, derived=True))
             if one.tiles is None:
-                healed_guards, healed = self._heal(state, compiled, one, cut)
+                healed_guards, healed = self._heal(state, compiled, one, decode_cut(one.cut))
                 guards += healed_guards
                 writes += healed
         done = AnalyticsComputed(symbol, epoch, message.tick, message.market_ts, message.spot, message.spot_ts)
@@ -252,16 +265,6 @@ class Calculation:
         )
         return Commit(ids, tuple(guards), tuple(writes))
 
-    def _cut(
-        self, compiled: CompiledEpoch, plane: Plane, message: Tick, quotes_blob: bytes, chain_blob: bytes
-    ) -> AnalyticsCut:
-        header, quotes = unpack_header(quotes_blob), unpack_rows(quotes_blob, QUOTE_ROW)
-        chain = unpack_rows(chain_blob, CHAIN_ROW)
-        cells: Ints = compute_tiles(compiled.plans[plane.id], quotes)
-        exposures = compute_exposures(plane, chain, message.spot, message.market_ts, self._settings.gamma_mode)
-        version, watermark = int(header["version"]), float(header["watermark"])
-        return AnalyticsCut(message.tick, version, watermark, quotes, chain, cells, exposures)
-
     def _heal(
         self, state: CalculateState, compiled: CompiledEpoch, one: PlaneState, cut: AnalyticsCut
     ) -> tuple[list[Guard], list[Write]]:
@@ -270,9 +273,9 @@ class Calculation:
         return self._tile_writes(state, compiled, one, tiles, np.arange(cut.cells.shape[1]), promoted=True)
 
 
-def build_stage(keys: Keys, symbol: str, settings: CalculateSettings) -> Stage:
+def build_stage(keys: Keys, symbol: str, settings: CalculateSettings, offload: Offload = inline) -> Stage:
     """The calculate stage of the partition that `symbol` belongs to."""
-    calculation = Calculation(keys, settings)
+    calculation = Calculation(keys, settings, offload)
     (row,) = streams_of(StageName.CALCULATE)
     source: Source[Message, CalculateState] = Source(
         row,
@@ -318,6 +321,11 @@ def _planes_concerned(compiled: CompiledEpoch, entries: EpochEntries) -> tuple[P
         return compiled.geometry.planes
     named = dict.fromkeys(_named_planes(entries, compiled.epoch))
     return tuple(plane for plane in compiled.geometry.planes if plane.id in named)
+
+
+def _newest_tick(entries: EpochEntries, epoch: str) -> Tick:
+    ticks = [entry.message for entry in entries if isinstance(entry.message, Tick) and entry.message.epoch == epoch]
+    return max(ticks, key=lambda tick: tick.tick)
 
 
 def _named_planes(entries: EpochEntries, epoch: str) -> Iterator[str]:

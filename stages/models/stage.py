@@ -8,13 +8,13 @@ consumers.
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 import numpy as np
 import orjson
 
-from contracts.analytics import AnalyticsCut, Moment, decode_cut
+from contracts.analytics import Moment
 from contracts.commit import (
     Advance,
     Commit,
@@ -35,23 +35,21 @@ from contracts.commit import (
 from contracts.geometry import Plane
 from contracts.keys import Keys, Layer, Stat
 from contracts.messages import AnalyticsComputed, Message, PlaneComputed, decode, encode
-from contracts.planes import HEADER_BYTES, Tiles
-from contracts.ports import GetFields, GetHead, GetValue, Read, Reader
+from contracts.planes import HEADER_BYTES, Tiles, unpack_header
+from contracts.ports import GetFields, GetHead, GetValue, Offload, Read, Reader, inline
 from contracts.stage import Entry, Source, Stage
 from contracts.symbology import days_to_expiration
 from contracts.topology import StageName, streams_of
 from contracts.versions import Level, Versions, complete_to
 from stages.calculate.layers import Cells, CompiledEpoch, CompiledEpochs, KnownTiles, layer_of, layer_write
 from stages.calculate.stage import acknowledged, epoch_of, symbol_of, with_cells
+from stages.models.build import build_models
 from stages.models.diff import diff_cells, encode_diff, encode_reset, encode_reset_plane
-from stages.models.gex import gex_model, gex_sides
-from stages.models.heatmap import heatmap_model, strategy_view
 
 StrategyEntries: TypeAlias = "Sequence[Entry[Message]]"
 
 BATCH = 32
 CRC_EVERY = 50  # every 50th diff of a plane carries a checksum of the whole plane
-STRATEGIES = ("butterfly", "vertical", "single")
 
 
 @dataclass(frozen=True)
@@ -71,7 +69,6 @@ class PlaneState:
     plane: Plane
     tiles: Tiles | None
     published: Tiles | None
-    cut: bytes | None = None  # ticks only
 
 
 @dataclass(frozen=True)
@@ -85,11 +82,17 @@ class ModelState:
     versions: Versions = field(default_factory=lambda: Versions({}))
     watermark: float = 0.0
     planes: tuple[PlaneState, ...] = ()
+    models: dict[str, bytes] = field(default_factory=dict)  # ticks only: key -> JSON; empty if there is no work
 
     @property
     def epoch_is_published(self) -> bool:
         """Whether the stream already follows the active epoch."""
         return self.active is not None and self.published.get(b"epoch") == self.active.encode()
+
+    @property
+    def tick(self) -> int:
+        """The newest tick that was published."""
+        return int(self.published.get(b"tick", b"-1"))
 
     @property
     def is_lost(self) -> bool:
@@ -100,74 +103,97 @@ class ModelState:
 class Publication:
     """load and step of the strategy stream of one partition."""
 
-    def __init__(self, keys: Keys, settings: ModelSettings) -> None:
+    def __init__(self, keys: Keys, settings: ModelSettings, offload: Offload = inline) -> None:
         self._keys = keys
         self._settings = settings
+        self._offload = offload
         self._compiled = CompiledEpochs(keys)
         self._known = KnownTiles()
 
     # --- load
 
     async def load(self, reader: Reader, entries: StrategyEntries) -> ModelState:
-        """Read what was published and what is new, all at one moment."""
-        epoch, message = epoch_of(entries[-1].message), entries[0].message
+        """Read what was published and what is new, all at one moment; of a tick, build the models."""
+        symbol, epoch = symbol_of(entries[0].message), epoch_of(entries[-1].message)
         compiled = await self._compiled.get(reader, epoch)
-        planes = _planes_concerned(compiled, entries) if compiled else ()
-        is_tick = isinstance(message, AnalyticsComputed)
-        state = await self._read(reader, symbol_of(message), epoch, compiled, planes, is_tick=is_tick)
-        if compiled is not None and state.active == epoch and (not state.epoch_is_published or state.is_lost):
+        if compiled is None:
+            (active,) = await reader.read(GetFields(self._keys.active(symbol)))
+            assert isinstance(active, dict)
+            return ModelState(symbol, active.get(symbol.encode(), b"").decode() or None)
+        planes = _planes_concerned(compiled, entries)
+        is_tick = isinstance(entries[0].message, AnalyticsComputed)
+        state, cuts = await self._read(reader, symbol, compiled, planes, is_tick=is_tick)
+        if state.active != epoch:
+            return state
+        if not state.epoch_is_published or state.is_lost:
             # a reset needs all cells of all planes, whatever the entries name
-            planes = compiled.geometry.planes
-            state = await self._read(reader, symbol_of(message), epoch, compiled, planes, is_tick=False)
-        return state
+            return (await self._read(reader, symbol, compiled, compiled.geometry.planes, is_tick=False))[0]
+        return await self._with_models(state, compiled, entries, cuts) if is_tick else state
 
     async def _read(
-        self,
-        reader: Reader,
-        symbol: str,
-        epoch: str,
-        compiled: CompiledEpoch | None,
-        planes: Sequence[Plane],
-        *,
-        is_tick: bool,
-    ) -> ModelState:
-        keys = self._keys
-        tiles_names = [keys.plane(epoch, plane.id, Layer.TILES) for plane in planes]
-        published_names = [keys.plane(epoch, plane.id, Layer.PUBLISHED) for plane in planes]
-        cut_names = [keys.plane(epoch, plane.id, Layer.ANALYTICS) for plane in planes]
+        self, reader: Reader, symbol: str, compiled: CompiledEpoch, planes: Sequence[Plane], *, is_tick: bool
+    ) -> tuple[ModelState, list[object]]:
+        """The state, and of a tick the cuts. A tick needs only the headers of tiles and published layers."""
+        keys, epoch, count = self._keys, compiled.epoch, len(planes)
+        names = {
+            layer: [keys.plane(epoch, plane.id, layer) for plane in planes]
+            for layer in (Layer.TILES, Layer.PUBLISHED, Layer.ANALYTICS)
+        }
         reads: list[Read] = [
             GetFields(keys.active(symbol)),
             GetFields(keys.model_state(symbol)),
             GetFields(keys.versions(epoch)),
             GetFields(keys.watermark(symbol)),
         ]
-        reads += [GetHead(name, HEADER_BYTES) if is_tick else GetValue(name) for name in tiles_names]
-        reads += [GetHead(name, HEADER_BYTES) for name in published_names]
-        reads += [GetValue(name) for name in cut_names] if is_tick else []
-        active, published, versions_read, watermark, *blobs = await reader.read(*reads)
+        reads += [GetHead(name, HEADER_BYTES) if is_tick else GetValue(name) for name in names[Layer.TILES]]
+        reads += [GetHead(name, HEADER_BYTES) for name in names[Layer.PUBLISHED]]
+        reads += [GetValue(name) for name in names[Layer.ANALYTICS]] if is_tick else []
+        active, published, fields, watermark, *blobs = await reader.read(*reads)
         assert isinstance(active, dict) and isinstance(published, dict)
-        assert isinstance(versions_read, dict) and isinstance(watermark, dict)
-        versions, count = Versions(versions_read), len(planes)
-        tiles = [
-            layer_of(blob, versions.level(plane.id, "tiles").version)
-            for plane, blob in zip(planes, blobs[:count], strict=True)
-        ]
-        before = [
-            layer_of(head, versions.level(plane.id, "published").version)
-            for plane, head in zip(planes, blobs[count : 2 * count], strict=True)
-        ]
+        assert isinstance(fields, dict) and isinstance(watermark, dict)
+        versions = Versions(fields)
+
+        def layers(layer: Layer, found: Sequence[object]) -> list[Tiles | None]:
+            levels = (versions.level(plane.id, layer).version for plane in planes)
+            return [layer_of(blob, level) for blob, level in zip(found, levels, strict=True)]
+
+        tiles = layers(Layer.TILES, blobs[:count])
+        before = layers(Layer.PUBLISHED, blobs[count : 2 * count])
         if not is_tick:
             before = await with_cells(reader, self._known, keys, epoch, Layer.PUBLISHED, planes, before)
-        cuts = [blob if isinstance(blob, bytes) else None for blob in blobs[2 * count :]] or [None] * count
-        return ModelState(
+        state = ModelState(
             symbol,
             active.get(symbol.encode(), b"").decode() or None,
             published,
             compiled,
             versions,
             float(watermark.get(b"ts", b"0")),
-            tuple(PlaneState(*one) for one in zip(planes, tiles, before, cuts, strict=True)),
+            tuple(PlaneState(*one) for one in zip(planes, tiles, before, strict=True)),
         )
+        return state, blobs[2 * count :]
+
+    async def _with_models(
+        self, state: ModelState, compiled: CompiledEpoch, entries: StrategyEntries, cuts: Sequence[object]
+    ) -> ModelState:
+        """Build the models of the newest tick, unless its cuts are gone, replaced, or published already."""
+        message = _newest_tick(entries, compiled.epoch)
+        found = [cut for cut in cuts if isinstance(cut, bytes)]
+        heads = [unpack_header(cut) for cut in found]
+        is_stale = any(int(head["tick"]) != message.tick for head in heads)
+        if len(found) < len(compiled.geometry.planes) or is_stale or state.tick >= message.tick:
+            return state
+        moment = Moment(
+            state.symbol,
+            compiled.epoch,
+            int(state.published.get(b"seq", b"0")),
+            message.tick,
+            message.market_ts,
+            _cut_watermark(compiled, heads, state),
+            message.spot,
+            message.spot_ts,
+        )
+        models = await self._offload(build_models, self._keys, compiled.listing, moment, found, self._settings.rate)
+        return replace(state, models=models)
 
     # --- step
 
@@ -186,8 +212,7 @@ class Publication:
             # models of a tick follow in the next step, on top of the reset
             return [reset] if reset and isinstance(current[0], AnalyticsComputed) else [self._with(reset, ids, state)]
         if isinstance(current[0], AnalyticsComputed):
-            ticks = [message for message in current if isinstance(message, AnalyticsComputed)]
-            return [self._tick(state, compiled, max(ticks, key=lambda message: message.tick), ids)]
+            return [self._tick(state, compiled, _newest_tick(entries, compiled.epoch), ids)]
         if isinstance(current[0], PlaneComputed):
             return [self._diffs(state, compiled, ids)]
         return [self._with(None, ids, state)]
@@ -300,63 +325,33 @@ class Publication:
     def _tick(
         self, state: ModelState, compiled: CompiledEpoch, message: AnalyticsComputed, ids: tuple[EntryId, ...]
     ) -> Commit:
-        """Rebuild the JSON models from the cuts of one tick; an older tick, or one already replaced, has no work."""
-        cuts = _cuts_of(state, message.tick)
-        if cuts is None:
+        """Publish the models of a tick; an older tick, or one already replaced, has no work."""
+        if not state.models:
             return self._with(None, ids, state)
         keys, symbol, epoch = self._keys, state.symbol, compiled.epoch
-        upto = complete_to(state.versions, compiled.plans, state.watermark)
-        seq = int(state.published.get(b"seq", b"0"))
-        moment = Moment(
-            symbol,
-            epoch,
-            seq,
-            message.tick,
-            message.market_ts,
-            _cut_watermark(cuts, state),
-            message.spot,
-            message.spot_ts,
-        )
         model_state = keys.model_state(symbol)
         guards: tuple[Guard, ...] = (
             self._is_active(state),
             FieldIs(model_state, "epoch", epoch),
             FieldBelow(model_state, "tick", message.tick),
         )
-        if float(state.published.get(b"tick", b"-1")) >= message.tick:
-            return self._with(None, ids, state)
         published = {plane: state.versions.level(plane, "published").version for plane in compiled.plans}
+        upto = complete_to(state.versions, compiled.plans, state.watermark)
         tick = {"epoch": epoch, "tick": message.tick, "complete_to": upto, "versions": published}
-        gex = orjson.dumps(gex_model(moment, compiled.geometry, cuts, self._settings.rate))
+        ttl = self._settings.model_ttl_ms
         writes: tuple[Write, ...] = (
-            *self._model_writes(compiled, moment, cuts, gex),
+            *(SetValue(key, model, ttl, derived=True) for key, model in state.models.items()),
             SetFields(model_state, {"tick": message.tick, "market_ts": message.market_ts}),
             self._publish(state, "tick", orjson.dumps(tick)),
-            self._publish(state, "gex", gex),
+            self._publish(state, "gex", state.models[keys.gex_model(symbol)]),
             Count(keys.analytics(Stat.MODEL, symbol), {"ticks": 1}),
         )
         return Commit(ids, guards, writes)
 
-    def _model_writes(
-        self, compiled: CompiledEpoch, moment: Moment, cuts: Mapping[str, AnalyticsCut], gex: bytes
-    ) -> list[Write]:
-        keys, ttl, symbol = self._keys, self._settings.model_ttl_ms, moment.symbol
-        heatmap = heatmap_model(moment, compiled.geometry, compiled.plans, cuts)
-        writes: list[Write] = [
-            SetValue(keys.heatmap_model(symbol), orjson.dumps(heatmap), ttl, derived=True),
-            SetValue(keys.gex_model(symbol), gex, ttl, derived=True),
-        ]
-        for strategy in STRATEGIES:
-            view = orjson.dumps(strategy_view(heatmap, strategy))
-            writes.append(SetValue(keys.heatmap_model(symbol, strategy), view, ttl, derived=True))
-        for side, model in gex_sides(moment, compiled.geometry, cuts).items():
-            writes.append(SetValue(keys.gex_model(symbol, side), orjson.dumps(model), ttl, derived=True))
-        return writes
 
-
-def build_stage(keys: Keys, symbol: str, settings: ModelSettings) -> Stage:
+def build_stage(keys: Keys, symbol: str, settings: ModelSettings, offload: Offload = inline) -> Stage:
     """The models stage of the partition that `symbol` belongs to."""
-    publication = Publication(keys, settings)
+    publication = Publication(keys, settings, offload)
     (row,) = streams_of(StageName.MODELS)
     source: Source[Message, ModelState] = Source(
         row,
@@ -381,22 +376,17 @@ def _planes_concerned(compiled: CompiledEpoch, entries: StrategyEntries) -> tupl
     return tuple(plane for plane in compiled.geometry.planes if plane.id in named)
 
 
-def _cuts_of(state: ModelState, tick: int) -> dict[str, AnalyticsCut] | None:
-    """The cuts of this very tick; None if they are gone or of a newer one."""
-    cuts: dict[str, AnalyticsCut] = {}
-    for one in state.planes:
-        if one.cut is None:
-            return None
-        cut = decode_cut(one.cut)
-        if cut.tick != tick:
-            return None
-        cuts[one.plane.id] = cut
-    return cuts
+def _newest_tick(entries: StrategyEntries, epoch: str) -> AnalyticsComputed:
+    messages = (entry.message for entry in entries)
+    ticks = [one for one in messages if isinstance(one, AnalyticsComputed) and one.epoch == epoch]
+    return max(ticks, key=lambda one: one.tick)
 
 
-def _cut_watermark(cuts: Mapping[str, AnalyticsCut], state: ModelState) -> float | None:
+def _cut_watermark(compiled: CompiledEpoch, heads: Sequence[np.void], state: ModelState) -> float | None:
     """Feed receive time up to which the cut includes every frame: the least over planes that moved on since."""
     moved = [
-        cut.watermark for plane, cut in cuts.items() if cut.version < state.versions.level(plane, "quotes").version
+        float(head["watermark"])
+        for plane, head in zip(compiled.geometry.planes, heads, strict=True)
+        if int(head["version"]) < state.versions.level(plane.id, "quotes").version
     ]
     return min([*moved, state.watermark]) or None

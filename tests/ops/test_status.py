@@ -1,0 +1,125 @@
+"""`marketswarm status`: its shape, its figures, and lag counted by ourselves."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from contracts.errors import TransientError
+from contracts.settings import Settings
+from ops.epochs import epochs_table, read_epochs
+from ops.status import count_after, read_status, read_updates
+from ops.terminal import status_line, status_view
+from tests.ops.pipeline import STRIKES, SYMBOL, small_pipeline
+
+FACTS = (
+    "epoch", "reason", "epoch_age_s", "contracts", "planes", "snapshot_age_s", "ws_age_s", "dirty", "seq",
+    "last_diff_age_s", "tiles",
+)  # fmt: skip
+
+SettingsFor = Callable[..., Settings]
+
+
+def test_of_an_empty_server_everything_is_unknown(redis_url: str, settings_for: SettingsFor) -> None:
+    status = read_status(redis_url, settings_for())
+    assert status["symbols"] == {SYMBOL: dict.fromkeys(FACTS)}
+    unknown = {"lag": None, "pending": None, "consumers": None}
+    assert status["groups"] == {name: unknown for name in ("massive", "staging", "calculate", "models")}
+    assert status["health"] is None
+    assert json.loads(json.dumps(status)) == status
+
+
+async def test_of_a_live_pipeline(redis_url: str, settings_for: SettingsFor) -> None:
+    settings = settings_for()
+    async with small_pipeline(redis_url, settings) as pipeline:
+        await pipeline.live()
+        before = pipeline.state("seq")
+        pipeline.quote(STRIKES[5], 9.0, 9.4)
+        while pipeline.state("seq") == before:
+            await asyncio.sleep(0.01)
+        await pipeline.tick()  # tells the health of a symbol that has an epoch
+        status = await asyncio.to_thread(read_status, redis_url, settings)
+        updates = await asyncio.to_thread(read_updates, redis_url, settings)
+    row = status["symbols"][SYMBOL]
+    assert row["epoch"].startswith("SPX:") and row["reason"] == "bootstrap"
+    assert row["contracts"] == 2 * len(STRIKES) and row["planes"] == 1
+    assert row["tiles"] > row["contracts"] and row["seq"] > before
+    assert all(0.0 <= row[name] < 30.0 for name in FACTS if name.endswith("_s"))
+    assert status["groups"]["staging"]["consumers"][0]["name"] == "staging-1"
+    assert status["groups"]["models"]["lag"] == status["groups"]["models"]["pending"] == 0
+    assert status["health"] == {"status": "ok", "reasons": []}
+    assert updates == 1
+
+
+async def test_epochs_table_counts_what_entered_the_models(redis_url: str, settings_for: SettingsFor) -> None:
+    settings = settings_for()
+    async with small_pipeline(redis_url, settings) as pipeline:
+        await pipeline.live()
+        first = pipeline.epoch()
+        pipeline.chain(STRIKES[:-1])
+        while pipeline.epoch() == first:
+            await asyncio.sleep(0.01)
+        rows = await asyncio.to_thread(read_epochs, redis_url, settings, (SYMBOL,), everything=True)
+    assert [row["epoch"] for row in rows] == [rows[0]["epoch"], first]
+    assert [row["active"] for row in rows] == [True, False]
+    assert rows[1]["heatmap"] == rows[1]["gex"] == 2 * len(STRIKES)
+    assert rows[0]["heatmap"] is None or rows[0]["heatmap"] == 2 * (len(STRIKES) - 1)
+
+
+def test_epochs_table_looks_as_agreed() -> None:
+    row = {
+        "symbol": "SPX", "epoch": "SPX:1700000000:1f3a", "age_s": 45.2, "dirty": False, "dormant": 0,
+        "forced": False, "ws": True, "heatmap": 1245, "gex": 842,
+    }  # fmt: skip
+    assert epochs_table([row]).splitlines() == [
+        "SYMBOL  EPOCH_ID                    AGE(s)  DIRTY  DORMANT  FORCED  WS  HEATMAP  GEX",
+        "-" * 96,
+        "SPX     SPX:1700000000:1f3a         45      no     0        no      yes 1245     842",
+    ]
+
+
+def test_epochs_table_widens_for_longer_ids() -> None:
+    row = {
+        "symbol": "SPX", "epoch": "{SPX}:1700000000:1f3a:and-much-longer", "age_s": None, "dirty": True, "dormant": 3,
+        "forced": True, "ws": False, "heatmap": None, "gex": None,
+    }  # fmt: skip
+    headers, rule, line = epochs_table([row]).splitlines()
+    assert len(rule) > 96
+    for header, value in (("AGE(s)", "-"), ("DORMANT", "3"), ("FORCED", "yes"), ("WS", "no"), ("GEX", "-")):
+        assert line[headers.index(header) :].split()[0] == value
+
+
+@pytest.mark.parametrize("position", [0, 1, 3, 500, 997, 1000])
+def test_lag_is_counted_from_either_side(client: Any, position: int) -> None:
+    ids = [client.xadd("some", {"n": n}, id=f"{n + 1}-0") for n in range(1000)]
+    delivered = "0-0" if position == 0 else ids[position - 1].decode()
+    assert count_after(client, "some", delivered) == 1000 - position
+    client.delete("some")
+
+
+def test_lag_after_a_trim(client: Any) -> None:
+    for n in range(700):
+        client.xadd("some", {"n": n}, id=f"{n + 1}-0")
+    client.xtrim("some", minid="301-0", approximate=False)
+    assert count_after(client, "some", "400-0") == 300
+    assert count_after(client, "some", "100-0") == 400  # delivered and trimmed
+    assert count_after(client, "some", "700-0") == 0
+    client.delete("some")
+
+
+def test_a_server_that_is_away_is_one_error(settings_for: SettingsFor) -> None:
+    with pytest.raises(TransientError, match="not available"):
+        read_status("redis://127.0.0.1:1", settings_for())
+
+
+def test_unknown_facts_can_be_shown(redis_url: str, settings_for: SettingsFor) -> None:
+    status = read_status(redis_url, settings_for())
+    console = Console(width=120, file=None)
+    with console.capture() as capture:
+        console.print(status_view(status, None))
+    assert SYMBOL in capture.get() and "unknown" in status_line(status)
