@@ -255,7 +255,10 @@ def gex(
 
 @app.command()
 def chaos(kills: Annotated[int, typer.Option(min=1, help="How many processes to kill.")] = 40) -> None:
-    """Kill -9 stage processes of the running pipeline under load, then audit it; exit 1 if anything was lost."""
+    """Kill -9 stage processes under load, then audit; exit 1 if anything was lost.
+
+    Kills in the pipeline that is up. Without one it brings its own, and compares it with the fold of its inputs.
+    """
     from ops.chaos import run_chaos
 
     raise typer.Exit(run_chaos(kills, _joined_settings()))

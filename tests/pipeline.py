@@ -120,7 +120,21 @@ class Pipeline:
             )
             for name in names
         }  # fmt: skip
-        self.tickers = {symbols[0]: next(iter(tickers(self.settings, symbols))) for symbols in partitions}
+        self.tickers = {
+            symbol: ticker
+            for symbols in partitions
+            for symbol, ticker in zip(symbols, tickers(self.settings, symbols), strict=True)
+        }
+
+    def fork(self, store: MemoryStore | None = None) -> Pipeline:
+        """Other processes over the same store (or a copy), which have read as far as these."""
+        other = Pipeline(store or self.store, self.settings)
+        other._done = dict(self._done)
+        return other
+
+    def skip(self, stream: str) -> None:
+        """Read nothing of what a stream holds: somebody else has it."""
+        self._done[stream] = len(self.store.streams.get(stream, []))
 
     # --- input
 
@@ -172,7 +186,7 @@ class Pipeline:
         """One tick of a symbol by whoever holds its lease."""
         lease = self.keys.lease("tick", symbol)
         self.store.commit(Commit(writes=(SetValue(lease, owner),)))
-        ticker = self.tickers[symbol if self.keys.partitioned else self.symbols[0]]
+        ticker = self.tickers[symbol]
         state = drive(ticker.load(self.store))
         return [self._commit(StageName.STAGING, one, 0) for one in ticker.step(state, now_ts, lease, owner)]
 

@@ -536,7 +536,9 @@ def test_all_rows_of_one_commit_share_one_version(store: Store) -> None:
 @pytest.mark.parametrize(
     "same_prices", [quote(2000, 9, 100, 110), quote(2000, 9, 100, 110, size=44)], ids=["newer stamp", "other sizes"]
 )
-def test_a_newer_quote_with_the_same_prices_is_stored_but_makes_nothing_dirty(store: Store, same_prices: Record) -> None:
+def test_a_newer_quote_with_the_same_prices_is_stored_but_makes_nothing_dirty(
+    store: Store, same_prices: Record
+) -> None:
     lay_out(store)
     write(store, merge(row_of(BASE)))
     before = store.entries(DIRTY_FLAG.stream)
@@ -742,5 +744,3 @@ def test_row_versions_lie_right_behind_the_quote() -> None:
     assert fields["row_version"][1] == QUOTE_ROW_VERSION_AT == QUOTE.size
     assert QUOTE.offset(0) == HEADER_BYTES
     assert struct.calcsize("<qiiqiiii") == QUOTE.size
-
-

@@ -194,7 +194,10 @@ async def test_derived_values_stay_out_of_the_append_only_file() -> None:
 
         async def logged(*, derived: bool) -> int:
             before: Any = client.info("persistence")
-            writes = (SetValue(KEYS.heatmap_model("SPX"), body, 50_000, derived), PushItem(KEYS.timeline("SPX"), "x", 9))
+            writes = (
+                SetValue(KEYS.heatmap_model("SPX"), body, 50_000, derived),
+                PushItem(KEYS.timeline("SPX"), "x", 9),
+            )
             await broker.commit(Commit(writes=writes))
             after: Any = client.info("persistence")
             return int(after["aof_current_size"] - before["aof_current_size"])

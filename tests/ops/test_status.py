@@ -16,6 +16,7 @@ from ops.epochs import epochs_table, read_epochs
 from ops.status import count_after, read_status, read_updates
 from ops.terminal import status_line, status_view
 from tests.ops.pipeline import STRIKES, SYMBOL, small_pipeline
+from tests.waiting import wait_until_async
 
 FACTS = (
     "epoch", "reason", "epoch_age_s", "contracts", "planes", "snapshot_age_s", "ws_age_s", "dirty", "seq",
@@ -29,7 +30,7 @@ def test_of_an_empty_server_everything_is_unknown(redis_url: str, settings_for: 
     status = read_status(redis_url, settings_for())
     assert status["symbols"] == {SYMBOL: dict.fromkeys(FACTS)}
     unknown = {"lag": None, "pending": None, "consumers": None}
-    assert status["groups"] == {name: unknown for name in ("massive", "staging", "calculate", "models")}
+    assert status["groups"] == dict.fromkeys(("massive", "staging", "calculate", "models"), unknown)
     assert status["health"] is None
     assert json.loads(json.dumps(status)) == status
 
@@ -40,8 +41,7 @@ async def test_of_a_live_pipeline(redis_url: str, settings_for: SettingsFor) -> 
         await pipeline.live()
         before = pipeline.state("seq")
         pipeline.quote(STRIKES[5], 9.0, 9.4)
-        while pipeline.state("seq") == before:
-            await asyncio.sleep(0.01)
+        await wait_until_async(lambda: pipeline.state("seq") > before, "a diff")
         await pipeline.tick()  # tells the health of a symbol that has an epoch
         status = await asyncio.to_thread(read_status, redis_url, settings)
         updates = await asyncio.to_thread(read_updates, redis_url, settings)
@@ -62,8 +62,7 @@ async def test_epochs_table_counts_what_entered_the_models(redis_url: str, setti
         await pipeline.live()
         first = pipeline.epoch()
         pipeline.chain(STRIKES[:-1])
-        while pipeline.epoch() == first:
-            await asyncio.sleep(0.01)
+        await wait_until_async(lambda: pipeline.epoch() != first, "a promotion")
         rows = await asyncio.to_thread(read_epochs, redis_url, settings, (SYMBOL,), everything=True)
     assert [row["epoch"] for row in rows] == [rows[0]["epoch"], first]
     assert [row["active"] for row in rows] == [True, False]
