@@ -132,6 +132,11 @@ class Broker:
                 if row["pending"] == 0 and row["idle"] > idle_ms and row["name"].decode() != self.consumer:
                     await self._forget(self._client, [stream], self.group, row["name"])
 
+    async def leave(self, stream: str) -> None:
+        """Leave the group, unless entries of ours are unfinished: those go to whoever claims them."""
+        with faults_named(self._url):
+            await self._forget(self._client, [stream], self.group, self.consumer)
+
     # --- state
 
     async def commit(self, commit: Commit, merged_before: int = 0) -> Outcome:

@@ -23,9 +23,13 @@ def binary() -> str:
         ) from error
 
 
-def command(data: Path, port: int) -> list[str]:
-    """How to start the server on a port of this machine, resuming what the data folder holds."""
-    folder = data / "valkey"
+def command(data: Path, port: int, market: str = "market") -> list[str]:
+    """How to start the server on a port of this machine, resuming what the data folder holds of this market.
+
+    Each market (the provider's, the synthetic one, a recorded chain) has a folder of its own: a spot or an epoch of
+    one must never be taken for the other's.
+    """
+    folder = folder_of(data) / market
     folder.mkdir(parents=True, exist_ok=True)
     return [
         binary(),
@@ -38,6 +42,11 @@ def command(data: Path, port: int) -> list[str]:
         "--maxmemory-policy", "noeviction",
         "--daemonize", "no",
     ]  # fmt: skip
+
+
+def folder_of(data: Path) -> Path:
+    """Where the embedded server keeps everything."""
+    return data / "valkey"
 
 
 def free_port() -> int:

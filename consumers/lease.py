@@ -62,10 +62,12 @@ async def while_owned(
         finally:
             if not task.done():
                 task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
+            # gathered, not awaited: a cancellation of our own must not pass for the task's
+            (ended,) = await asyncio.gather(task, return_exceptions=True)
             with suppress(TransientError):
                 await broker.drop_lease(lease)
+        if isinstance(ended, Exception):
+            raise ended
 
 
 async def _taken(broker: Broker, lease: str) -> bool:

@@ -95,6 +95,9 @@ class Runner:
             for source in self.stage.sources:
                 tasks.create_task(self._consume(source, stop), name=f"{self.stage.name}:{source.row.name}")
             tasks.create_task(self._sweep(stop), name=f"{self.stage.name}:sweep")
+        with suppress(TransientError):
+            for source in self.stage.sources:
+                await self.broker.leave(source.stream)
 
     # --- reading
 
@@ -247,8 +250,8 @@ class Runner:
             yield
         finally:
             task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
+            # gathered, not awaited: a cancellation of our own must not pass for the task's
+            await asyncio.gather(task, return_exceptions=True)
 
     async def _sweep(self, stop: asyncio.Event) -> None:
         """One consumer of the group claims idle entries, trims, and removes dead consumers."""

@@ -61,9 +61,7 @@ class Ingestion:
             ttl_ms,
             WindowSettings(settings.massive_chain_sigma, settings.massive_chain_window_points),
         )
-        return Stage(
-            StageName.MASSIVE, (massive_source(self._keys, self._symbols[0], client, fetch, self._progress),)
-        )
+        return Stage(StageName.MASSIVE, (massive_source(self._keys, self._symbols[0], client, fetch, self._progress),))
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -109,9 +107,7 @@ class Ingestion:
         return [cid for cid in turns if cid is not None]
 
     async def _nearest(self, symbol: str) -> list[str]:
-        active, spot = await self._broker.read(
-            GetFields(self._keys.active(symbol)), GetValue(self._keys.spot(symbol))
-        )
+        active, spot = await self._broker.read(GetFields(self._keys.active(symbol)), GetValue(self._keys.spot(symbol)))
         assert isinstance(active, dict)
         epoch = active.get(symbol.encode(), b"").decode()
         value = json.loads(spot)["value"] if isinstance(spot, bytes) else None

@@ -22,6 +22,7 @@ SERVER = "server"
 MOCK = "mock"
 GATEWAY = "gateway"
 MOCK_PORT = 8799
+PROVIDER = "provider"  # the market of the real provider
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +34,11 @@ class MockChoice:
     seed: int | None = None
     contracts: int | None = None
     scenario: str | None = None
+
+    @property
+    def market(self) -> str:
+        """Which market this is: a recorded chain's, or the synthetic one of a seed."""
+        return f"chain-{self.chain.stem}" if self.chain else f"synthetic-{1 if self.seed is None else self.seed}"
 
     def arguments(self) -> list[str]:
         """As options of `marketswarm mock`."""
@@ -69,7 +75,7 @@ def make_plan(choice: MockChoice, settings: Settings, environment: Mapping[str, 
     shared["MARKETSWARM_DATA"] = str(data)
     programs: list[Program] = []
     if settings.redis_url is None:
-        server, shared["REDIS_URL"] = _server(data)
+        server, shared["REDIS_URL"] = _server(data, choice.market if settings.massive_api_key is None else PROVIDER)
         programs.append(server)
     mock_url = None
     if settings.massive_api_key is None:
@@ -83,14 +89,14 @@ def make_plan(choice: MockChoice, settings: Settings, environment: Mapping[str, 
     return Plan(tuple(programs), shared, load_settings_with_key(shared), shared["REDIS_URL"], mock_url)
 
 
-def _server(data: Path) -> tuple[Program, str]:
-    """The embedded server, on the port it had before if that is free."""
+def _server(data: Path, market: str) -> tuple[Program, str]:
+    """The embedded server with the data of a market, on the port it had before if that is free."""
     remembered = embedded.remembered_url(data)
     port = int(remembered.rpartition(":")[2]) if remembered else 0
     if not port or not _is_free(port):
         port = embedded.free_port()
     url = f"redis://127.0.0.1:{port}"
-    return Program(SERVER, embedded.command(data, port), 10, settle_s=1, stop_s=30), url
+    return Program(SERVER, embedded.command(data, port, market), 10, settle_s=1, stop_s=30), url
 
 
 def _mock(choice: MockChoice, url: str) -> Program:

@@ -9,7 +9,8 @@ import secrets
 import signal
 import socket
 from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
+from functools import partial
 from importlib.metadata import version
 from time import time
 
@@ -86,9 +87,8 @@ class StageProcess:
             port = await self._resources.enter_async_context(serving(self.name, self.activities))
             log.info("started", stage=self.name, consumer=self.consumer, probes=port)
             async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self._heartbeat(port, stop))
-                for part in work:
-                    tasks.create_task(part(stop))  # type: ignore[arg-type]
+                for part in (partial(self._heartbeat, port), *work):
+                    tasks.create_task(_ending_all(part, stop))
         log.info("drained", stage=self.name, consumer=self.consumer)
 
     def broker(self, symbol: str) -> Broker:
@@ -142,7 +142,8 @@ class StageProcess:
                 await broker.set_field(self.keys.heartbeat(), self.consumer, self._heartbeat_body(port))
             except TransientError as error:
                 log.warning("waiting", stage=self.name, reason=str(error))
-            await asyncio.wait({asyncio.ensure_future(stop.wait())}, timeout=HEARTBEAT_EVERY_S)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(stop.wait(), HEARTBEAT_EVERY_S)
         try:
             await broker.drop_field(self.keys.heartbeat(), self.consumer)
         except TransientError:
@@ -166,6 +167,14 @@ class StageProcess:
         for name, body in (await broker.fields(self.keys.heartbeat())).items():
             if time() - json.loads(body).get("ts", 0.0) > HEARTBEAT_STALE_S:
                 await broker.drop_field(self.keys.heartbeat(), name.decode())
+
+
+async def _ending_all(part: Work, stop: asyncio.Event) -> None:
+    """Run a part; when it fails, everything else stops at its next chance, cancelled or not."""
+    try:
+        await part(stop)
+    finally:
+        stop.set()
 
 
 async def apply_tick(broker: Broker, ticker: Ticker, lease: str, owner: str) -> None:

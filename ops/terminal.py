@@ -30,11 +30,12 @@ def status_line(status: Json, updates_per_s: float | None = None) -> str:
 
 
 def _symbols(symbols: Json) -> Table:
-    table = Table("symbol", box=None, pad_edge=False)
-    table.add_column("epoch", no_wrap=True)
-    for name in ("age", "contracts", "tiles", "chain", "feed", "last diff"):
+    table = Table(box=None, pad_edge=False)
+    for name in ("symbol", "epoch"):
+        table.add_column(name, no_wrap=True)
+    for name in ("age", "contracts", "tiles", "chain", "feed", "diff"):
         table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("state")
+    table.add_column("state", no_wrap=True)
     for symbol, row in symbols.items():
         table.add_row(
             symbol,

@@ -90,7 +90,7 @@ def stop_leftover_server(data: Path) -> bool:
         return False
     try:
         with open_database(url) as database:
-            if Path(database.config_get("dir").get("dir", "")) != (data / "valkey").resolve():
+            if embedded.folder_of(data).resolve() not in Path(database.config_get("dir").get("dir", "")).parents:
                 return False  # somebody else's, on a port that was ours once
             database.shutdown()
     except (MarketSwarmError, RedisError):
@@ -213,7 +213,7 @@ class _Run:
             self._repeat(supervisor, LOG_EVERY_S, self._log)
 
     def _repeat(self, supervisor: Supervisor, every_s: float, act: Callable[[dict[str, Any] | str], None]) -> None:
-        due = monotonic()
+        due = monotonic() + REDRAW_S  # the first tick has told the health by then
         while True:
             if monotonic() >= due:
                 due += every_s

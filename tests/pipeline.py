@@ -1,8 +1,8 @@
 """The pipeline without a server: entries folded through the pure stages over a store in memory.
 
 `Pipeline` reads each stream in order, decodes, loads, steps and commits until every entry is acknowledged, and what
-stages emit feeds the next. It knows no groups: an entry that was not finished (`Crash`) is simply read again. Beside
-it stand the builders of chains and frames that the tests share.
+stages emit feeds the next. It knows no groups: an entry that was not finished (`ProcessDiedError`) is simply read
+again. Beside it stand the builders of chains and frames that the tests share.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ STRIKES = tuple(range(6850, 6955, 5))
 _MAX_STEPS = 100
 
 
-class Crash(Exception):
-    """The process died: it made no further commit."""
+class ProcessDiedError(Exception):
+    """The process died before this commit."""
 
 
 def drive(coroutine: Coroutine[Any, Any, T]) -> T:
@@ -227,7 +227,7 @@ class Pipeline:
         self.before_commit(commit)
         if self.commits_before_crash is not None:
             if self.commits_before_crash == 0:
-                raise Crash
+                raise ProcessDiedError
             self.commits_before_crash -= 1
         outcome = self.store.commit(commit, merged)
         self.commits.append((name, commit, outcome))

@@ -108,13 +108,14 @@ async def serving(settings: Settings, redis_url: str) -> AsyncIterator[RunningGa
     try:
         port = await _listen(runner, settings)
         async with asyncio.TaskGroup() as tasks:
-            for follower in gateway.followers.values():
-                tasks.create_task(follower.run(stop))
+            followers = [tasks.create_task(follower.run(stop)) for follower in gateway.followers.values()]
             tasks.create_task(gateway.tell_heartbeat(port, stop))
             try:
                 yield RunningGateway(settings.marketswarm_host, port)
             finally:
                 stop.set()
+                for task in followers:
+                    task.cancel()  # reading has no effects; nothing need be waited for
                 await runner.cleanup()
     finally:
         await runner.cleanup()

@@ -329,7 +329,8 @@ class Feed:
         seconds = time.time() - since_ts
         await self._gap(reason, seconds)
         self.activity.gaps += 1
-        log.warning("feed_gap", cluster=self.cluster, reason=reason, seconds=round(seconds, 3))
+        say = log.info if reason == "started" else log.warning
+        say("feed_gap", cluster=self.cluster, reason=reason, seconds=round(seconds, 3))
 
     # --- appending
 

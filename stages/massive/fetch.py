@@ -302,8 +302,8 @@ class Fetching:
             yield
         finally:
             task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
+            # gathered, not awaited: a cancellation of our own must not pass for the task's
+            await asyncio.gather(task, return_exceptions=True)
 
     # --- step
 

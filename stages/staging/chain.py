@@ -425,7 +425,7 @@ def contract_fields(symbol: str, row: Listing, values: Sequence[str]) -> dict[st
         "underlying": symbol,
         "root": row.root,
         "expiration": row.expiration,
-        "strike": f"{row.strike_milli / 1000:g}",
+        "strike": f"{row.strike_milli / 1000:.10g}",
         "type": row.type,
         "settlement": row.settlement,
         "exercise": row.exercise,

@@ -104,8 +104,9 @@ class Hydration:
     async def load(self, reader: Reader, entries: FrameEntries) -> HydrateState:
         """Which epochs are active, and the recorded clock.
 
-        What was read last serves for some batches, because every commit is guarded by it; the same entries again
-        mean that a guard refused, so look again.
+        What was read last serves for some batches, because every commit is guarded by the epochs in it; the same
+        entries again mean that a guard refused, so look again. The clock may be that much older: it changes only
+        when the provider's time is found to be elsewhere, and the tolerance is far wider than its drift.
         """
         retried = entries[0].id == self._last_entry
         self._last_entry = entries[0].id
@@ -396,13 +397,22 @@ def _wins_tie(event: Quote, best: Quote) -> bool:
         return True
 
 
+def _sequence(number: int) -> int:
+    # the server compares sequences as doubles: beyond 2^53 two of them could look alike
+    if not -(2**53) < number < 2**53:
+        raise DataError(f"sequence {number!r} out of range")
+    return number
+
+
 def _quote_record(event: Quote) -> Record:
-    return quote_record(event.t, RANK_WS, event.q, cents(event.bp), cents(event.ap), count(event.bs), count(event.as_))
+    return quote_record(
+        event.t, RANK_WS, _sequence(event.q), cents(event.bp), cents(event.ap), count(event.bs), count(event.as_)
+    )
 
 
 def _records(event: ContractEvent, ms: int) -> tuple[Record, ...]:
     if isinstance(event, Trade):
-        return (trade_record(ms, RANK_WS, event.q, cents(event.p), count(event.s)),)
+        return (trade_record(ms, RANK_WS, _sequence(event.q), cents(event.p), count(event.s)),)
     if isinstance(event, FairValue):
         if not 0 <= event.fmv < MAX_DOLLARS:
             raise DataError(f"fair value {event.fmv!r} out of range")

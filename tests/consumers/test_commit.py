@@ -10,6 +10,7 @@ import json
 import struct
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -199,6 +200,13 @@ def test_set_value_replaces_text_and_bytes(store: Store) -> None:
 def test_a_derived_value_is_written_like_any_other(store: Store) -> None:
     write(store, SetValue(VALUE, b"\x00derived", TTL_MS, derived=True))
     assert store.string(VALUE) == b"\x00derived"
+
+
+def test_values_of_any_size_go_into_one_commit(store: Store) -> None:
+    """Large ones travel beside the body of a commit, small ones in it."""
+    values = {KEYS.spot("A"): b"", KEYS.spot("B"): b"b" * 5000, KEYS.spot("C"): b"1", KEYS.spot("D"): b"\xff" * 2048}
+    write(store, *(SetValue(key, value) for key, value in values.items()), SetValue(VALUE, "t" * 5000))
+    assert store.dump() == values | {VALUE: b"t" * 5000}
 
 
 def test_patch_replaces_runs_of_bytes_and_leaves_the_rest(store: Store) -> None:
@@ -486,7 +494,7 @@ def deliveries(draw: st.DrawFn) -> tuple[list[tuple[int, Record]], list[list[tup
     arriving = draw(st.permutations([*offered, *again]))
     cuts = sorted(draw(st.sets(st.integers(1, len(arriving)), max_size=3)))
     bounds = [0, *cuts, len(arriving)]
-    parts = [list(arriving[a:b]) for a, b in zip(bounds, bounds[1:], strict=False) if a < b]
+    parts = [list(arriving[a:b]) for a, b in pairwise(bounds) if a < b]
     return offered, parts
 
 

@@ -98,12 +98,14 @@ async def small_pipeline(redis_url: str, settings: Settings) -> AsyncIterator[Sm
     pipeline = SmallPipeline(redis_url, settings)
     try:
         async with asyncio.TaskGroup() as tasks:
+            runners = []
             for broker in brokers:
                 stage = pure_stage(StageName(broker.group), settings, (SYMBOL,))
                 runner = Runner(stage, broker, keys, SYMBOL, claim_idle_ms=5000, journal=False)
-                tasks.create_task(runner.run(stop))
+                runners.append(tasks.create_task(runner.run(stop)))
             yield pipeline
-            stop.set()
+            for task in runners:
+                task.cancel()  # what a drain waits for is of no interest here
     finally:
         for broker in brokers:
             await broker.close()

@@ -198,10 +198,10 @@ async def test_resumes_from_a_reset_with_nothing_missed(scene: Scene) -> None:
     assert event.type == "diff" and event.data["seq"] == reset.data["seq"] + 1
 
 
-@pytest.mark.parametrize("given", ["", "nonsense", "1-1", "99999999999999999999-0", "-", "+", "1-1\t", "٣-1"])
-async def test_an_id_that_is_not_in_the_window_gets_a_reset(scene: Scene, given: str) -> None:
-    async with scene.listening(given) as listener:
-        assert (await listener.next()).type == "reset"
+async def test_an_id_that_is_not_in_the_window_gets_a_reset(scene: Scene) -> None:
+    for given in ("", "nonsense", "1-1", "99999999999999999999-0", "-", "+", "1-1\t", "\u0663-1"):
+        async with scene.listening(given) as listener:
+            assert (await listener.next()).type == "reset", given
 
 
 async def test_an_id_of_another_epoch_gets_a_reset(scene: Scene) -> None:
@@ -296,25 +296,25 @@ async def test_status_and_probes(scene: Scene) -> None:
     assert [json.loads(body)["port"] for body in heartbeats] == [scene.gateway.port]
 
 
-@pytest.mark.parametrize(
-    ("path", "expected"),
-    [
-        ("/api/models/QQQ/gex", 404),
-        ("/api/models/spx/heatmap", 404),
-        ("/api/models/SPX/heatmap?strategy=condor", 400),
-        ("/api/models/SPX/heatmap?strategy=%00%ff", 400),
-        ("/api/models/SPX/heatmap?strategy=" + "x" * 3000, 400),
-        ("/api/models/%F0%9F%90%8D/heatmap", 404),
-        ("/api/models/SPX/liquidity", 404),
-        ("/api/models/..%2F..%2Fetc/gex", 404),
-        ("/events/QQQ", 404),
-        ("/events/", 404),
-        ("/nothing", 404),
-    ],
-)
-async def test_odd_requests_are_answered_in_json(scene: Scene, path: str, expected: int) -> None:
-    status, body = await scene.get(path)
-    assert status == expected and body["error"]
+ODD_REQUESTS = {
+    "/api/models/QQQ/gex": 404,
+    "/api/models/spx/heatmap": 404,
+    "/api/models/SPX/heatmap?strategy=condor": 400,
+    "/api/models/SPX/heatmap?strategy=%00%ff": 400,
+    "/api/models/SPX/heatmap?strategy=" + "x" * 3000: 400,
+    "/api/models/%F0%9F%90%8D/heatmap": 404,
+    "/api/models/SPX/liquidity": 404,
+    "/api/models/..%2F..%2Fetc/gex": 404,
+    "/events/QQQ": 404,
+    "/events/": 404,
+    "/nothing": 404,
+}
+
+
+async def test_odd_requests_are_answered_in_json(scene: Scene) -> None:
+    for path, expected in ODD_REQUESTS.items():
+        status, body = await scene.get(path)
+        assert status == expected and body["error"], path
 
 
 async def test_other_methods_are_refused(scene: Scene) -> None:

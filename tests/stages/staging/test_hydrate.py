@@ -1,4 +1,4 @@
-"""Frames become rows: newest wins, whatever the order, the cuts and the redeliveries; and every event is counted once."""
+"""Frames become rows: newest wins, whatever the order, the cuts and redeliveries; every event is counted once."""
 
 from __future__ import annotations
 
@@ -239,17 +239,27 @@ def test_a_sub_cent_quote_falls_back_to_the_newest_usable_one() -> None:
         assert counts_of(pipeline)["rejected"] == 1
 
 
-@pytest.mark.parametrize(
-    "bad",
-    [
-        quote(CID, -1.0, 2.0, NOW_MS), quote(CID, 1e9, 2.0, NOW_MS), quote(CID, 1.0, 2.0, NOW_MS, bs=-1),
-        quote(CID, 1.0, 2.0, NOW_MS, bs=1e300), quote(CID, 1.0, 2.0, NOW_MS, 2**63), quote(CID, 1.0, 2.0, NOW_MS, 2**53), quote(CID, 1.0, 2.0, NOW_MS, -(2**70)),
-        trade(CID, -0.5, NOW_MS), trade(CID, 1.005, NOW_MS), trade(CID, 1.0, NOW_MS, 2**63),
-        aggregate(CID, 1.0, -1, NOW_MS), aggregate(CID, 1.0, 1e300, NOW_MS), fair_value(CID, -1.0, NOW_MS),
-        index(-1.0, NOW_MS), index(0.0, NOW_MS), index(1e300, NOW_MS),
-    ],
-    ids=lambda event: json.dumps(event)[:60],
-)  # fmt: skip
+IMPOSSIBLE = [
+    quote(CID, -1.0, 2.0, NOW_MS),
+    quote(CID, 1e9, 2.0, NOW_MS),
+    quote(CID, 1.0, 2.0, NOW_MS, bs=-1),
+    quote(CID, 1.0, 2.0, NOW_MS, bs=1e300),
+    quote(CID, 1.0, 2.0, NOW_MS, 2**53),  # versions are integers below 2**53: scripts compare them as floats
+    quote(CID, 1.0, 2.0, NOW_MS, 2**63),
+    quote(CID, 1.0, 2.0, NOW_MS, -(2**70)),
+    trade(CID, -0.5, NOW_MS),
+    trade(CID, 1.005, NOW_MS),
+    trade(CID, 1.0, NOW_MS, 2**63),
+    aggregate(CID, 1.0, -1, NOW_MS),
+    aggregate(CID, 1.0, 1e300, NOW_MS),
+    fair_value(CID, -1.0, NOW_MS),
+    index(-1.0, NOW_MS),
+    index(0.0, NOW_MS),
+    index(1e300, NOW_MS),
+]
+
+
+@pytest.mark.parametrize("bad", IMPOSSIBLE, ids=json.dumps)
 def test_an_event_with_an_impossible_value_is_refused_alone(bad: dict[str, object]) -> None:
     """Neither the frame nor the consumer falls with it."""
     pipeline = hydrated(frame(bad, quote(cid_of(6905), 5.0, 5.1, NOW_MS)))
@@ -392,7 +402,13 @@ events = st.one_of(
         st.sampled_from(TIMES),
         st.integers(-1, 2),
     ),
-    st.builds(trade, st.sampled_from(CIDS), st.sampled_from([9.9, 10.0, 10.001]), st.sampled_from(TIMES), st.integers(-1, 1)),
+    st.builds(
+        trade,
+        st.sampled_from(CIDS),
+        st.sampled_from([9.9, 10.0, 10.001]),
+        st.sampled_from(TIMES),
+        st.integers(-1, 1),
+    ),
     st.builds(
         aggregate,
         st.sampled_from(CIDS),

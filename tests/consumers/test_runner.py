@@ -1,0 +1,680 @@
+"""The runner on a real server, with stages so small that only the runner is under test."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from time import monotonic
+from typing import Any
+
+import pytest
+
+from consumers import broker as broker_module
+from consumers import runner as runner_module
+from consumers.broker import Broker
+from consumers.runner import Runner
+from contracts.commit import Commit, Count, FieldIs, Guard
+from contracts.errors import DataError, FatalError, NewerSchemaError, TransientError
+from contracts.keys import Keys
+from contracts.messages import PlaneDirty, decode, encode
+from contracts.ports import Reader
+from contracts.stage import Entry, Source, Stage
+from contracts.topology import StageName, streams_of
+from tests.waiting import wait_until_async
+
+KEYS = Keys()
+ROW = streams_of(StageName.STAGING)[1]
+STREAM = KEYS.ws_stream("SPX")
+GROUP = str(StageName.STAGING)
+SEEN = KEYS.job("SPX")  # how often each entry took effect
+CURSOR = KEYS.cursor(GROUP, "SPX")
+CLAIM_IDLE_MS = 300
+
+Entries = Sequence[Entry[str]]
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sweeps and blocking reads by the tenth of a second, so that tests need not wait for them."""
+    monkeypatch.setattr(runner_module, "SWEEP_EVERY_S", 0.05)
+    monkeypatch.setattr(broker_module, "BLOCK_MS", 100)
+
+
+async def _nothing(reader: Reader, entries: Entries) -> None:
+    """The state of a stage that needs none."""
+
+
+def count_each(state: object, entries: Entries) -> list[Commit]:
+    """Count every entry by its name, and acknowledge."""
+    counts = Counter(entry.message for entry in entries)
+    return [Commit(tuple(entry.id for entry in entries), writes=(Count(SEEN, counts),))]
+
+
+def name_of(fields: Any) -> str:
+    """The name of an entry; entries called `poison` cannot be decoded."""
+    name: str = fields[b"name"].decode()
+    if name.startswith("poison"):
+        raise DataError(f"{name} is no name")
+    return name
+
+
+@dataclass
+class Tiny:
+    """A stage of one source; what a test does not care about counts and acknowledges."""
+
+    decode: Callable[[Any], Any] = name_of
+    load: Callable[[Reader, Entries], Awaitable[Any]] = _nothing
+    step: Callable[[Any, Entries], Sequence[Commit]] = count_each
+    partition: Callable[[Any], str] = lambda message: "all"
+    batch: int = 10
+    concurrent: bool = False
+
+    def stage(self) -> Stage:
+        source: Source[Any, Any] = Source(
+            ROW, STREAM, self.batch, self.decode, self.partition, self.load, self.step, self.concurrent
+        )
+        return Stage(StageName.STAGING, (source,))
+
+
+@dataclass
+class Worker:
+    """A consumer at work."""
+
+    runner: Runner
+    broker: Broker
+    stop: asyncio.Event = field(default_factory=asyncio.Event)
+    task: asyncio.Task[None] | None = None
+
+    async def drain(self, timeout_s: float = 5.0) -> None:
+        """SIGTERM: finish what was begun, and end."""
+        self.stop.set()
+        assert self.task is not None
+        await asyncio.wait_for(self.task, timeout_s)
+
+    async def kill(self) -> None:
+        """SIGKILL: end wherever it is, leaving everything as it stands."""
+        assert self.task is not None
+        self.task.cancel()
+        with suppress(BaseException):
+            await self.task
+
+
+Start = Callable[..., Worker]
+
+
+@pytest.fixture
+async def start(redis_url: str) -> AsyncIterator[Start]:
+    """Starts consumers; all end with the test."""
+    workers: list[Worker] = []
+
+    def begin(tiny: Tiny, consumer: str = "one", *, claim_idle_ms: int = 60_000, journal: bool = False) -> Worker:
+        broker = Broker(redis_url, GROUP, consumer, CURSOR)
+        runner = Runner(tiny.stage(), broker, KEYS, "SPX", claim_idle_ms=claim_idle_ms, journal=journal)
+        worker = Worker(runner, broker)
+        worker.task = asyncio.create_task(runner.run(worker.stop))
+        workers.append(worker)
+        return worker
+
+    yield begin
+    for worker in workers:
+        await worker.kill()
+        await worker.broker.close()
+
+
+def add(client: Any, *names: str) -> list[str]:
+    """Append entries by name; their ids."""
+    return [client.xadd(STREAM, {"name": name}).decode() for name in names]
+
+
+def seen(client: Any) -> dict[str, int]:
+    return {name.decode(): int(count) for name, count in client.hgetall(SEEN).items()}
+
+
+def once(*names: str) -> dict[str, int]:
+    return dict.fromkeys(names, 1)
+
+
+def numbered(count: int, first: int = 0) -> list[str]:
+    return [f"n{n}" for n in range(first, first + count)]
+
+
+def pending(client: Any) -> list[tuple[str, str]]:
+    """(id, owner) of entries that were read and not finished."""
+    rows = client.xpending_range(STREAM, GROUP, "-", "+", 1000)
+    return [(row["message_id"].decode(), row["consumer"].decode()) for row in rows]
+
+
+def parked(client: Any) -> list[dict[str, str]]:
+    found = client.xrange(Keys.parked(STREAM))
+    return [{name.decode(): value.decode() for name, value in fields.items()} for _, fields in found]
+
+
+async def until_seen(client: Any, expected: dict[str, int]) -> None:
+    """Wait for the effects, and see that they are exactly these."""
+    await wait_until_async(lambda: set(seen(client)) >= set(expected), f"all of {len(expected)} entries took effect")
+    assert seen(client) == expected
+
+
+# --- the way of an entry
+
+
+async def test_every_entry_takes_effect_once_and_is_acknowledged(start: Start, client: Any) -> None:
+    names = numbered(57)
+    add(client, *names)
+    worker = start(Tiny())
+    await until_seen(client, once(*names))
+    assert pending(client) == []
+    assert worker.runner.activity.entries == 57
+
+
+async def test_consumers_of_a_group_share_the_work(start: Start, client: Any) -> None:
+    workers = [start(Tiny(batch=2), f"c{n}") for n in range(3)]
+    names = numbered(120)
+    for name in names:
+        add(client, name)
+        await asyncio.sleep(0)
+    await until_seen(client, once(*names))
+    assert sum(worker.runner.activity.entries for worker in workers) == 120
+
+
+async def test_partitions_of_a_read_are_committed_apart(start: Start, client: Any) -> None:
+    batches: list[list[str]] = []
+
+    def step(state: object, entries: Entries) -> list[Commit]:
+        batches.append([entry.message for entry in entries])
+        return count_each(state, entries)
+
+    add(client, "a1", "b1", "a2", "b2")
+    start(Tiny(step=step, partition=lambda name: name[0]))
+    await until_seen(client, once("a1", "a2", "b1", "b2"))
+    assert batches == [["a1", "a2"], ["b1", "b2"]]
+
+
+async def test_a_step_may_finish_in_several_commits(start: Start, client: Any) -> None:
+    def step(state: object, entries: Entries) -> list[Commit]:
+        return [Commit(writes=(Count(SEEN, {"chunk": 1}),)), *count_each(state, entries)]
+
+    add(client, "a", "b")
+    start(Tiny(step=step))
+    await until_seen(client, once("a", "b", "chunk"))
+
+
+async def test_a_step_that_leaves_entries_is_taken_again(start: Start, client: Any) -> None:
+    """Switch, then carry: the second part sees what the first did."""
+
+    def step(state: object, entries: Entries) -> list[Commit]:
+        return count_each(state, entries[:1])
+
+    add(client, "a", "b", "c")
+    worker = start(Tiny(step=step))
+    await until_seen(client, once("a", "b", "c"))
+    assert worker.runner.activity.commits == 3
+
+
+async def test_a_refused_commit_loads_and_steps_again(start: Start, client: Any) -> None:
+    loads: list[int] = []
+
+    async def load(reader: Reader, entries: Entries) -> bytes | None:
+        found = (await reader.fields(KEYS.tick("SPX"))).get(b"epoch")
+        loads.append(int(found or 0))
+        if len(loads) == 1:  # the world moves on between load and commit
+            client.hset(KEYS.tick("SPX"), "epoch", 1)
+        return found
+
+    def step(state: bytes | None, entries: Entries) -> list[Commit]:
+        guard: Guard = FieldIs(KEYS.tick("SPX"), "epoch", state)
+        return [Commit(tuple(entry.id for entry in entries), (guard,), (Count(SEEN, {"done": 1}),))]
+
+    add(client, "a")
+    worker = start(Tiny(load=load, step=step))
+    await until_seen(client, once("done"))
+    assert (loads, worker.runner.activity.refused) == ([0, 1], 1)
+
+
+# --- poison
+
+
+async def test_an_entry_that_cannot_be_decoded_is_parked_alone(start: Start, client: Any) -> None:
+    (_, bad, _) = add(client, "a", "poison", "b")
+    start(Tiny())
+    await until_seen(client, once("a", "b"))
+    await wait_until_async(lambda: not pending(client), "everything is acknowledged")
+    assert parked(client) == [{"reason": "poison is no name", "id": bad, "name": "poison"}]
+
+
+@pytest.mark.parametrize("where", ["load", "step"])
+async def test_a_batch_is_halved_until_the_entry_at_fault_is_alone(start: Start, client: Any, where: str) -> None:
+    tried: list[int] = []
+
+    def check(entries: Entries) -> None:
+        tried.append(len(entries))
+        if any(entry.message == "bad" for entry in entries):
+            raise DataError("one of these is bad")
+
+    async def load(reader: Reader, entries: Entries) -> None:
+        if where == "load":
+            check(entries)
+
+    def step(state: object, entries: Entries) -> list[Commit]:
+        if where == "step":
+            check(entries)
+        return count_each(state, entries)
+
+    names = numbered(13)
+    ids = add(client, *names[:5], "bad", *names[5:])
+    start(Tiny(load=load, step=step, batch=14))
+    await until_seen(client, once(*names))
+    await wait_until_async(lambda: not pending(client), "everything is acknowledged")
+    assert parked(client) == [{"reason": "one of these is bad", "id": ids[5], "name": "bad"}]
+    assert tried[0] == 14
+    assert 1 in tried
+
+
+async def test_a_bad_batch_without_a_bad_entry_is_worked_in_parts_and_nothing_parked(start: Start, client: Any) -> None:
+    """Only what is bad alone is poison."""
+
+    def step(state: object, entries: Entries) -> list[Commit]:
+        if len(entries) > 2:
+            raise DataError("too many")
+        return count_each(state, entries)
+
+    names = numbered(8)
+    add(client, *names)
+    start(Tiny(step=step))
+    await until_seen(client, once(*names))
+    assert parked(client) == []
+
+
+async def test_entries_are_never_parked_for_coming_often(start: Start, client: Any) -> None:
+    """Kills, claims and reconnects raise the delivery count of the innocent."""
+    add(client, "often")
+    broker = start(Tiny(), "starter").broker  # creates the group
+    await until_seen(client, once("often"))
+    (entry_id,) = add(client, "innocent")
+    for _ in range(50):
+        client.xreadgroup(GROUP, "dead", {STREAM: ">"})
+        client.xclaim(STREAM, GROUP, "dead", 0, [entry_id], retrycount=1000)
+    assert broker is not None
+    start(Tiny(), "claimer", claim_idle_ms=1)
+    await until_seen(client, once("often", "innocent"))
+    assert parked(client) == []
+
+
+async def test_poison_that_another_consumer_owns_by_now_is_not_parked_by_us(start: Start, client: Any) -> None:
+    """Parking is a commit: reason, payload and acknowledgement go together or not at all."""
+    (entry_id,) = add(client, "theirs")
+
+    def stolen_meanwhile(fields: Any) -> str:
+        client.xclaim(STREAM, GROUP, "two", 0, [entry_id])
+        raise DataError("bad")
+
+    worker = start(Tiny(decode=stolen_meanwhile))
+    await wait_until_async(lambda: pending(client) == [(entry_id, "two")], "it was claimed")
+    await worker.drain()
+    assert parked(client) == []
+    assert pending(client) == [(entry_id, "two")]
+    assert worker.runner.activity.parked == 0
+
+
+async def test_the_reason_of_parking_survives_fields_of_the_same_name(start: Start, client: Any) -> None:
+    """A foreign writer may call its fields as it likes."""
+    entry_id = client.xadd(STREAM, {"name": "poison", "reason": "mine", "id": "7"}).decode()
+    start(Tiny())
+    await wait_until_async(lambda: parked(client), "it is parked")
+    (found,) = parked(client)
+    assert (found["reason"], found["id"]) == ("poison is no name", entry_id)
+    assert {"mine", "7"} <= set(found.values())
+
+
+async def test_a_message_of_a_newer_schema_stops_the_consumer_and_stays(start: Start, client: Any) -> None:
+    """The message is fine; the program is too old."""
+    fields = encode(PlaneDirty("SPX", "e", "p"))
+    new = client.xadd(STREAM, {**fields, "v": 2}).decode()
+    old = client.xadd(STREAM, fields).decode()
+
+    def counted(state: object, entries: Any) -> list[Commit]:
+        return [Commit(tuple(entry.id for entry in entries), writes=(Count(SEEN, {"done": 1}),))]
+
+    worker = start(Tiny(decode=lambda entry: decode(entry, (PlaneDirty,)), step=counted))
+    assert worker.task is not None
+    with pytest.raises(ExceptionGroup) as raised:
+        await asyncio.wait_for(worker.task, 5.0)
+    assert raised.group_contains(NewerSchemaError, match="update it")
+    assert parked(client) == []
+    assert {entry for entry, _ in pending(client)} == {new, old}
+    assert seen(client) == {}
+
+
+# --- faults that pass
+
+
+async def test_a_transient_fault_is_retried_until_it_passes(start: Start, client: Any) -> None:
+    tries: list[int] = []
+
+    async def load(reader: Reader, entries: Entries) -> None:
+        tries.append(len(entries))
+        if len(tries) < 4:
+            raise TransientError("the provider is away")
+
+    add(client, "a", "b")
+    worker = start(Tiny(load=load))
+    await wait_until_async(lambda: worker.runner.activity.waiting_for, "the fault is told")
+    assert worker.runner.activity.waiting_for == "the provider is away"
+    await until_seen(client, once("a", "b"))
+    assert tries == [2, 2, 2, 2]
+    await wait_until_async(lambda: not worker.runner.activity.waiting_for, "the fault is over")
+    assert (worker.runner.activity.faults, parked(client)) == (3, [])
+
+
+async def test_a_fault_of_one_concurrent_partition_is_retried_and_leaves_the_others_alone(
+    start: Start, client: Any
+) -> None:
+    failed: list[str] = []
+
+    async def load(reader: Reader, entries: Entries) -> None:
+        if entries[0].message == "slow" and len(failed) < 2:
+            failed.append("slow")
+            raise TransientError("away")
+
+    add(client, "slow", "fast")
+    start(Tiny(load=load, partition=lambda name: name, concurrent=True))
+    await until_seen(client, once("slow", "fast"))
+    assert failed == ["slow", "slow"]
+
+
+async def test_concurrent_partitions_do_not_wait_for_each_other(start: Start, client: Any) -> None:
+    release = asyncio.Event()
+
+    async def load(reader: Reader, entries: Entries) -> None:
+        if entries[0].message == "slow":
+            await release.wait()
+
+    add(client, "slow", "fast")
+    start(Tiny(load=load, partition=lambda name: name, concurrent=True))
+    await until_seen(client, once("fast"))
+    release.set()
+    await until_seen(client, once("slow", "fast"))
+
+
+async def test_a_fatal_error_ends_the_runner(start: Start, client: Any) -> None:
+    async def load(reader: Reader, entries: Entries) -> None:
+        raise FatalError("fix the key")
+
+    ids = add(client, "a")
+    worker = start(Tiny(load=load))
+    assert worker.task is not None
+    with pytest.raises(ExceptionGroup) as raised:
+        await asyncio.wait_for(worker.task, 5.0)
+    assert raised.group_contains(FatalError, match="fix the key")
+    assert pending(client) == [(ids[0], "one")]
+
+
+# --- restarts and claims
+
+
+async def test_own_pending_entries_come_first_after_a_restart(start: Start, client: Any) -> None:
+    client.xgroup_create(STREAM, GROUP, "0", mkstream=True)
+    add(client, "left1", "left2")
+    client.xreadgroup(GROUP, "one", {STREAM: ">"})
+    add(client, "new")
+    order: list[str] = []
+
+    def step(state: object, entries: Entries) -> list[Commit]:
+        order.extend(entry.message for entry in entries)
+        return count_each(state, entries)
+
+    start(Tiny(step=step))
+    await until_seen(client, once("left1", "left2", "new"))
+    assert order == ["left1", "left2", "new"]
+
+
+async def test_a_worker_killed_in_the_middle_loses_and_doubles_nothing(start: Start, client: Any) -> None:
+    reached = asyncio.Event()
+
+    async def stuck(reader: Reader, entries: Entries) -> None:
+        reached.set()
+        await asyncio.Event().wait()
+
+    names = numbered(20)
+    add(client, *names)
+    first = start(Tiny(load=stuck, batch=5), "one")
+    await reached.wait()
+    await first.kill()
+    start(Tiny(), "one")
+    await until_seen(client, once(*names))
+
+
+async def test_entries_of_a_dead_consumer_are_claimed_by_another(start: Start, client: Any) -> None:
+    client.xgroup_create(STREAM, GROUP, "0", mkstream=True)
+    add(client, "orphan1", "orphan2")
+    client.xreadgroup(GROUP, "dead", {STREAM: ">"})
+    began = monotonic()
+    worker = start(Tiny(), "two", claim_idle_ms=CLAIM_IDLE_MS)
+    await until_seen(client, once("orphan1", "orphan2"))
+    assert CLAIM_IDLE_MS / 1000 * 0.5 < monotonic() - began < CLAIM_IDLE_MS / 1000 + 1.5
+    assert worker.runner.activity.claimed == 2
+
+
+async def test_more_orphans_than_one_scan_takes_are_all_claimed(start: Start, client: Any) -> None:
+    client.xgroup_create(STREAM, GROUP, "0", mkstream=True)
+    names = numbered(350)
+    add(client, *names)
+    client.xreadgroup(GROUP, "dead", {STREAM: ">"}, count=350)
+    start(Tiny(batch=200), "two", claim_idle_ms=1)
+    await until_seen(client, once(*names))
+
+
+async def test_a_slow_worker_keeps_its_entries(start: Start, client: Any) -> None:
+    """It renews what it works on, for as long as it takes."""
+    release = asyncio.Event()
+
+    async def slow(reader: Reader, entries: Entries) -> None:
+        await release.wait()
+
+    ids = add(client, "slow")
+    start(Tiny(load=slow), "one", claim_idle_ms=CLAIM_IDLE_MS)
+    await wait_until_async(lambda: pending(client) == [(ids[0], "one")], "one has it")
+    other = start(Tiny(), "two", claim_idle_ms=CLAIM_IDLE_MS)
+    await asyncio.sleep(4 * CLAIM_IDLE_MS / 1000)  # that nothing happens can only be waited for
+    assert pending(client) == [(ids[0], "one")]
+    assert other.runner.activity.claimed == 0
+    release.set()
+    await until_seen(client, once("slow"))
+
+
+async def test_an_entry_claimed_away_is_left_to_its_new_owner_and_the_rest_finished(start: Start, client: Any) -> None:
+    """The batch shrinks to what is still ours."""
+    ids: list[str] = []
+
+    async def load(reader: Reader, entries: Entries) -> None:
+        if len(entries) == 3:
+            client.xclaim(STREAM, GROUP, "two", 0, [ids[1]])
+
+    ids += add(client, "a", "taken", "c")
+    worker = start(Tiny(load=load))
+    await until_seen(client, once("a", "c"))
+    assert pending(client) == [(ids[1], "two")]
+    assert worker.runner.activity.lost == 1
+
+
+# --- the server
+
+
+async def test_connections_killed_under_load_lose_and_double_nothing(start: Start, client: Any) -> None:
+    worker = start(Tiny(batch=3))
+    names = numbered(300)
+    for first in range(0, 300, 30):
+        add(client, *names[first : first + 30])
+        client.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+        await asyncio.sleep(0.01)
+    await until_seen(client, once(*names))
+    assert worker.runner.activity.faults > 0
+    await wait_until_async(lambda: not pending(client), "everything is acknowledged")
+
+
+async def test_a_blocked_read_that_the_server_ends_is_tried_again(start: Start, client: Any) -> None:
+    """A server that becomes a replica answers blocked readers with UNBLOCKED."""
+    worker = start(Tiny())
+    add(client, "a")
+    await until_seen(client, once("a"))
+
+    def unblock_one() -> bool:
+        readers = [one for one in client.client_list() if one["cmd"] == "xreadgroup"]
+        return any(client.execute_command("CLIENT", "UNBLOCK", one["id"], "ERROR") for one in readers)
+
+    await wait_until_async(unblock_one, "a blocked reader was unblocked with an error")
+    add(client, "b")
+    await until_seen(client, once("a", "b"))
+    assert worker.task is not None
+    assert not worker.task.done()
+
+
+async def test_scripts_that_the_server_forgot_are_sent_again(start: Start, client: Any) -> None:
+    start(Tiny())
+    add(client, "a")
+    await until_seen(client, once("a"))
+    client.script_flush()
+    add(client, "b")
+    await until_seen(client, once("a", "b"))
+
+
+async def test_a_lost_group_is_made_again_and_nothing_acknowledged_comes_back(start: Start, client: Any) -> None:
+    start(Tiny(batch=2))
+    names = numbered(10)
+    add(client, *names)
+    await until_seen(client, once(*names))
+    client.xgroup_destroy(STREAM, GROUP)
+    more = numbered(10, first=10)
+    add(client, *more)
+    await until_seen(client, once(*names, *more))
+
+
+async def test_a_flushed_server_is_worked_on_from_the_beginning(start: Start, client: Any) -> None:
+    start(Tiny())
+    add(client, "a")
+    await until_seen(client, once("a"))
+    client.flushdb()
+    add(client, "b")
+    await until_seen(client, once("b"))
+
+
+async def test_a_runner_waits_for_a_server_that_is_not_there(redis_url: str) -> None:
+    broker = Broker("redis://:secret@127.0.0.1:1/0", GROUP, "one", CURSOR)
+    runner = Runner(Tiny().stage(), broker, KEYS, "SPX", claim_idle_ms=1000, journal=False)
+    stop = asyncio.Event()
+    task = asyncio.create_task(runner.run(stop))
+    await wait_until_async(lambda: runner.activity.faults > 1, "it was tried again")
+    assert "is not available" in runner.activity.waiting_for
+    assert "secret" not in runner.activity.waiting_for
+    stop.set()
+    await asyncio.wait_for(task, 5.0)
+    await broker.close()
+
+
+# --- bounds
+
+
+async def test_streams_are_trimmed_to_what_is_acknowledged(start: Start, client: Any) -> None:
+    start(Tiny())
+    names = numbered(40)
+    add(client, *names)
+    await until_seen(client, once(*names))
+    await wait_until_async(lambda: client.xlen(STREAM) <= 1, "the stream is trimmed")
+
+
+async def test_trimming_never_drops_an_unread_or_pending_entry(start: Start, client: Any) -> None:
+    hold = asyncio.Event()
+
+    async def load(reader: Reader, entries: Entries) -> None:
+        if "held" in [entry.message for entry in entries]:
+            await hold.wait()
+
+    worker = start(Tiny(load=load, batch=1))
+    add(client, "done", "held", "unread1", "unread2")
+    await until_seen(client, once("done"))
+    await wait_until_async(lambda: client.xlen(STREAM) == 3, "what is done is gone")
+    assert await worker.broker.trim(STREAM) == 0
+    assert client.xlen(STREAM) == 3
+    hold.set()
+    await until_seen(client, once("done", "held", "unread1", "unread2"))
+
+
+async def test_with_the_journal_nothing_is_trimmed_and_the_order_of_effects_is_told(start: Start, client: Any) -> None:
+    ids = add(client, "a", "b", "c")
+    start(Tiny(batch=2), journal=True)
+    await until_seen(client, once("a", "b", "c"))
+    journal = [fields for _, fields in client.xrange(KEYS.journal_stream("SPX"))]
+    assert [entry[b"ids"].decode().split(",") for entry in journal] == [ids[:2], ids[2:]]
+    assert {(entry[b"stage"], entry[b"stream"]) for entry in journal} == {(b"staging", STREAM.encode())}
+    assert client.xlen(STREAM) == 3
+
+
+async def test_parked_entries_are_in_the_journal_too(start: Start, client: Any) -> None:
+    ids = add(client, "poison")
+    start(Tiny(), journal=True)
+    await wait_until_async(lambda: client.xlen(KEYS.journal_stream("SPX")), "the journal has it")
+    assert client.xrange(KEYS.journal_stream("SPX"))[0][1][b"ids"].decode() == ids[0]
+
+
+# --- stopping
+
+
+async def test_a_stopped_worker_finishes_what_it_began(start: Start, client: Any) -> None:
+    reached, release = asyncio.Event(), asyncio.Event()
+
+    async def load(reader: Reader, entries: Entries) -> None:
+        reached.set()
+        await release.wait()
+
+    add(client, "begun")
+    worker = start(Tiny(load=load, batch=1))
+    await reached.wait()
+    add(client, "later")
+    worker.stop.set()
+    release.set()
+    await worker.drain()
+    assert seen(client) == once("begun")
+    assert pending(client) == []
+
+
+async def test_a_worker_that_waits_for_something_stops_at_once(start: Start, client: Any) -> None:
+    async def load(reader: Reader, entries: Entries) -> None:
+        raise TransientError("away", retry_after_s=60.0)
+
+    ids = add(client, "a")
+    worker = start(Tiny(load=load))
+    await wait_until_async(lambda: worker.runner.activity.faults, "it waits")
+    await worker.drain(2.0)
+    assert pending(client) == [(ids[0], "one")]
+
+
+async def test_a_worker_whose_commits_are_refused_for_ever_stops_too(start: Start, client: Any) -> None:
+    """The keys of an epoch are gone and no chain comes: SIGTERM must still end it."""
+
+    def step(state: object, entries: Entries) -> list[Commit]:
+        return [Commit(tuple(entry.id for entry in entries), (FieldIs(SEEN, "never", "x"),))]
+
+    ids = add(client, "a")
+    worker = start(Tiny(step=step))
+    await wait_until_async(lambda: worker.runner.activity.refused > 50, "it is refused again and again")
+    await worker.drain(2.0)
+    assert pending(client) == [(ids[0], "one")]
+
+
+async def test_a_stopped_worker_gives_the_sweep_to_the_next_at_once(start: Start, client: Any) -> None:
+    lease = KEYS.lease(f"sweep:{GROUP}", "SPX")
+    worker = start(Tiny())
+    await wait_until_async(lambda: client.get(lease) == b"one", "it holds the sweep")
+    await worker.drain()
+    assert client.get(lease) is None
+
+
+async def test_a_stopped_worker_that_owns_nothing_leaves_the_group(start: Start, client: Any) -> None:
+    add(client, "a")
+    worker = start(Tiny())
+    await until_seen(client, once("a"))
+    await worker.drain()
+    assert client.xinfo_consumers(STREAM, GROUP) == []
