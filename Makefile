@@ -12,11 +12,14 @@ INSTALLED := .venv/.installed
 up_options = $(foreach name,chain rate seed contracts scenario,$(call option,$(name)))
 option = $(if $($(shell echo $(1) | tr a-z A-Z)),--$(1) "$($(shell echo $(1) | tr a-z A-Z))")
 
+# tests on the server of the session; those that start a whole pipeline bring their own
+server_tests := -m "server and not processes"
+
 .DEFAULT_GOAL := help
-.PHONY: help install up down run-stage status test integration check format bench chaos clean
+.PHONY: help install up down run-stage status test integration integration-redis8 check format bench chaos clean
 
 help:  ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 install: $(INSTALLED)  ## the application and its tools into .venv (every other target does this by itself)
 
@@ -48,8 +51,11 @@ status: $(INSTALLED)  ## epochs, ages and lags as they are now
 test: $(INSTALLED)  ## unit, property and process tests
 	@exec $(BIN)/python -m pytest tests
 
-integration: $(INSTALLED)  ## the same with a real Redis in a container
-	@TEST_CONTAINERS=1 exec $(BIN)/python -m pytest tests
+integration: $(INSTALLED)  ## the tests that need a server, on a real Redis in a container (TEST_REDIS_IMAGE=redis:7)
+	@TEST_CONTAINERS=1 exec $(BIN)/python -m pytest tests $(server_tests)
+
+integration-redis8: $(INSTALLED)  ## the same on the Redis 8 of a wheel, without Docker
+	@TEST_SERVER=redis8 exec $(BIN)/python -m pytest tests $(server_tests)
 
 check: $(INSTALLED)  ## format, lint, strict types, import rules
 	$(BIN)/ruff format --check .

@@ -21,7 +21,7 @@ from typing import Any, TypeAlias
 import structlog
 
 from consumers.broker import Broker, RawEntry
-from contracts.commit import Applied, Commit, Emit, EntryId, Lost
+from contracts.commit import Applied, Commit, Emit, EntryId, Lost, Scalar
 from contracts.errors import DataError, FatalError, TransientError
 from contracts.keys import Keys
 from contracts.stage import Entry, Source, Stage
@@ -87,10 +87,12 @@ class Runner:
         self._symbol = symbol  # which partition; any of its symbols
         self._claim_idle_ms = claim_idle_ms
         self._journal = journal
+        self._stop = asyncio.Event()
         self._redo: dict[str, bool] = {source.stream: True for source in stage.sources}
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until stopped; unfinished entries stay pending and go to whoever claims them."""
+        self._stop = stop
         async with asyncio.TaskGroup() as tasks:
             for source in self.stage.sources:
                 tasks.create_task(self._consume(source, stop), name=f"{self.stage.name}:{source.row.name}")
@@ -183,6 +185,8 @@ class Runner:
             entries, refused = await self._apply(commits, entries)
             if refused:
                 refusals += 1
+                if self._stop.is_set():
+                    return  # what is left stays pending for its next owner
                 if refusals % REFUSALS_BEFORE_PAUSE == 0:
                     await asyncio.sleep(0.01)
         self.activity.entries += count
@@ -226,9 +230,12 @@ class Runner:
 
     async def _park(self, entry: EntryId, fields: dict[bytes, bytes], error: DataError) -> None:
         """Move an entry nobody can use aside, with the reason, in the commit that acknowledges it."""
-        payload = {name.decode("utf-8", "replace"): value for name, value in fields.items()}
-        parked = Emit(Keys.parked(entry.stream), {"reason": str(error), "id": entry.id, **payload}, keep=PARKED_KEEP)
-        await self.broker.commit(self._journaled(Commit((entry,), writes=(parked,))))
+        about: dict[str, Scalar] = {"reason": str(error), "id": entry.id}
+        payload = {parked_name(name.decode("utf-8", "replace")): value for name, value in fields.items()}
+        parked = Emit(Keys.parked(entry.stream), {**about, **payload}, keep=PARKED_KEEP)
+        outcome = await self.broker.commit(self._journaled(Commit((entry,), writes=(parked,))))
+        if not isinstance(outcome, Applied):
+            return  # somebody else owns it by now
         self.activity.parked += 1
         log.warning("parked", stage=self.stage.name, stream=entry.stream, id=entry.id, reason=str(error))
 
@@ -277,6 +284,11 @@ class Runner:
         if source.row.retention is Retention.ACKNOWLEDGED and not self._journal:
             await self.broker.trim(stream)
         await self.broker.forget_dead(stream, DEAD_CONSUMER_MS)
+
+
+def parked_name(name: str) -> str:
+    """What a field of an entry is called once parked: our own two names are taken."""
+    return f"payload:{name}" if name in ("reason", "id") else name
 
 
 def _raise_first(results: Sequence[object]) -> None:

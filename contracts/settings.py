@@ -81,7 +81,7 @@ class Settings(BaseSettings):
         longest = max(self.massive_chain_interval_sec, self.massive_chain_interval_closed_sec)
         if self.massive_chain_snapshot_ttl < 2 * longest:
             raise ValueError(
-                f"MASSIVE_CHAIN_SNAPSHOT_TTL={self.massive_chain_snapshot_ttl} is too short: at least twice the longest "
+                f"MASSIVE_CHAIN_SNAPSHOT_TTL={self.massive_chain_snapshot_ttl} is too short: twice the longest "
                 f"chain interval ({2 * longest:g} s) is needed"
             )
         return self

@@ -124,7 +124,8 @@ def _in_running(kills: int, settings: Settings, seed: int) -> int:
         return role, pid
 
     _kill_repeatedly(kills, seed, client, settings, kill)
-    return int(any([run_audit(symbol, settings) for symbol in settings.massive_symbols]))
+    audits = [run_audit(symbol, settings) for symbol in settings.massive_symbols]
+    return max(audits)
 
 
 def _stage_processes(client: Any, keys: Keys) -> list[tuple[str, int]]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from time import monotonic
 
 from ops.supervision import ProcessState, SupervisorFiles
 
@@ -12,15 +14,17 @@ _LOUD = frozenset(("warning", "error", "critical"))
 _OWN_PREFIX = "marketswarm: "
 _TAIL_BYTES = 8192
 _KEPT = 50
+_AGAIN_S = 60.0  # the same complaint is told again only after this
 
 
 class ChildLogs:
     """Follows the error output of processes, from its end when this was made."""
 
-    def __init__(self, files: SupervisorFiles, programs: Sequence[str]) -> None:
+    def __init__(self, files: SupervisorFiles, programs: Sequence[str], clock: Callable[[], float] = monotonic) -> None:
         self._files = files
+        self._clock = clock
         self._read_to = {name: self._size(name) for name in programs}
-        self._last: dict[str, str] = {}
+        self._told: dict[tuple[str, str], float] = {}  # process and reason -> when
         self._newest: deque[str] = deque(maxlen=_KEPT)
         self._pids: dict[str, int] = {}
         self._words: dict[str, list[str]] = {}  # what a process said to a person, before it ended
@@ -39,7 +43,7 @@ class ChildLogs:
         return found
 
     def read_new(self) -> list[str]:
-        """Complaints since the last call, each with the name of its process; repeated ones once."""
+        """Complaints since the last call, each with the name of its process; one reason at most once a minute."""
         found = []
         for name in self._read_to:
             for line in self._new_lines(name):
@@ -47,11 +51,18 @@ class ChildLogs:
                     self._words.setdefault(name, []).append(line.removeprefix(_OWN_PREFIX))
                     continue
                 complaint = _complaint(line)
-                if complaint and self._last.get(name) != complaint:
-                    self._last[name] = complaint
+                if complaint and self._is_news(name, complaint.reason or complaint.event):
                     found.append(f"{name}: {complaint}")
         self._newest.extend(found)
         return found
+
+    def _is_news(self, name: str, reason: str) -> bool:
+        now = self._clock()
+        self._told = {known: when for known, when in self._told.items() if now - when < _AGAIN_S}
+        if (name, reason) in self._told:
+            return False
+        self._told[name, reason] = now
+        return True
 
     def newest(self, count: int) -> list[str]:
         """The newest complaints read so far."""
@@ -63,7 +74,7 @@ class ChildLogs:
             lines = [line for line in self._tail(name, stream).splitlines() if line.strip()]
             own = list(_trailing_own(lines))
             if own or lines:
-                return [f"{name}: {line}" for line in own or [_complaint(lines[-1]) or lines[-1].strip()]]
+                return [f"{name}: {line}" for line in own or [str(_complaint(lines[-1]) or lines[-1].strip())]]
         return [f"{name} ended without a word; its logs are in {self._files.logs}"]
 
     def _size(self, name: str) -> int:
@@ -103,15 +114,25 @@ def _trailing_own(lines: Sequence[str]) -> Iterable[str]:
     return reversed(list(backwards()))
 
 
-def _complaint(line: str) -> str:
-    """What a log line complains about; empty if it does not."""
+@dataclass(frozen=True, slots=True)
+class _Complaint:
+    event: str
+    reason: str
+
+    def __str__(self) -> str:
+        return ": ".join(part for part in (self.event, self.reason) if part)
+
+
+def _complaint(line: str) -> _Complaint | None:
+    """What a log line complains about, if it does."""
     try:
         event = json.loads(line)
     except ValueError:
         # not one of our events: an error said in plain words, or the last line of a traceback
         plain = line.rstrip()
-        return "" if not plain or plain[0].isspace() or plain.startswith("Traceback") else plain
+        is_trace = not plain or plain[0].isspace() or plain.startswith("Traceback")
+        return None if is_trace else _Complaint("", plain)
     if not isinstance(event, dict) or event.get("level") not in _LOUD:
-        return ""
-    facts = [str(event[name]) for name in ("reason", "error", "exception") if event.get(name)]
-    return ": ".join([str(event.get("event", "")), *facts])
+        return None
+    reasons = [str(event[name]) for name in ("reason", "error", "exception") if event.get(name)]
+    return _Complaint(str(event.get("event", "")), ": ".join(reasons))

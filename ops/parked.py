@@ -87,7 +87,7 @@ def redrive(redis_url: str, settings: Settings, stream: str, ids: Sequence[str] 
     with open_database(redis_url) as database:
         for name in _streams(settings, keys, stream):
             for entry_id, fields in _chosen(database, Keys.parked(name), ids):
-                own = [part for pair in fields.items() if pair[0] not in _ABOUT for part in pair]
+                own = [part for pair in _original(fields).items() for part in pair]
                 if own:
                     done += database.eval(_REDRIVE, 2, Keys.parked(name), name, entry_id, *own)
     return done
@@ -117,8 +117,14 @@ def _streams(settings: Settings, keys: Keys, name: str) -> list[str]:
 
 
 def _entry(entry_id: bytes, fields: dict[bytes, bytes]) -> ParkedEntry:
-    text = {name.decode("utf-8", "replace"): value.decode("utf-8", "replace") for name, value in fields.items()}
-    return ParkedEntry(entry_id.decode(), text.pop("id", ""), text.pop("reason", ""), text)
+    was, reason = (fields.get(name, b"").decode("utf-8", "replace") for name in (b"id", b"reason"))
+    text = {n.decode("utf-8", "replace"): value.decode("utf-8", "replace") for n, value in _original(fields).items()}
+    return ParkedEntry(entry_id.decode(), was, reason, text)
+
+
+def _original(fields: dict[bytes, bytes]) -> dict[bytes, bytes]:
+    """The fields the entry had before it was parked."""
+    return {name.removeprefix(b"payload:"): value for name, value in fields.items() if name not in _ABOUT}
 
 
 def _order(entry: ParkedEntry) -> tuple[int, int]:

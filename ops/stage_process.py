@@ -87,7 +87,8 @@ class StageProcess:
             port = await self._resources.enter_async_context(serving(self.name, self.activities))
             log.info("started", stage=self.name, consumer=self.consumer, probes=port)
             async with asyncio.TaskGroup() as tasks:
-                for part in (partial(self._heartbeat, port), *work):
+                parts: list[Work] = [partial(self._heartbeat, port), *work]
+                for part in parts:
                     tasks.create_task(_ending_all(part, stop))
         log.info("drained", stage=self.name, consumer=self.consumer)
 

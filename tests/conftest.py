@@ -1,8 +1,8 @@
 """The server of the tests, and what most tests ask for.
 
 Which server: `REDIS_URL` if set (it must be empty, for every test flushes it); else a container when TEST_CONTAINERS=1
-(image: TEST_REDIS_IMAGE, default redis:7); else the embedded Valkey. A server that does not start fails the session:
-tests that need one are never skipped.
+(image: TEST_REDIS_IMAGE, default redis:7); else TEST_SERVER: `redis8` (of a wheel) or `valkey` (the embedded one, the
+default). A server that does not start fails the session: tests that need one are never skipped.
 """
 
 from __future__ import annotations
@@ -18,7 +18,16 @@ import redis
 from contracts.keys import Keys
 from contracts.settings import Settings, load_settings
 from tests.leaks import leaks_of
-from tests.servers import container_server, embedded_server, given_server
+from tests.servers import container_server, embedded_server, given_server, redis8_program
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that run on the server of the session are marked `server`: `make integration` repeats those elsewhere."""
+    for item in items:
+        parameters = getattr(getattr(item, "callspec", None), "params", {})
+        if "redis_url" in getattr(item, "fixturenames", ()) or parameters.get("store") == "server":
+            item.add_marker("server")
 
 
 @pytest.fixture(scope="session")
@@ -26,13 +35,17 @@ def server_url() -> Iterator[str]:
     """A server for the whole session."""
     given = os.environ.get("REDIS_URL", "")
     image = os.environ.get("TEST_REDIS_IMAGE", "redis:7")
+    bundled = os.environ.get("TEST_SERVER") or "valkey"
     if given:
         what, server = f"REDIS_URL={given}", given_server(given)
     elif os.environ.get("TEST_CONTAINERS") == "1":
         what, server = f"a container of {image} (TEST_CONTAINERS=1)", container_server(image)
-    else:
+    elif bundled in ("valkey", "redis8"):
         # nothing of a test needs to outlive it, so the log is off
-        what, server = "the embedded Valkey", embedded_server("--appendonly", "no")
+        program = redis8_program() if bundled == "redis8" else None
+        what, server = f"the bundled {bundled}", embedded_server("--appendonly", "no", program=program)
+    else:
+        pytest.exit(f"TEST_SERVER={bundled!r}: valkey or redis8", returncode=3)
     with ExitStack() as started:
         try:
             url = started.enter_context(server)

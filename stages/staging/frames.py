@@ -84,7 +84,7 @@ _ANY = msgspec.json.Decoder()
 
 @dataclass(frozen=True, slots=True)
 class DecodedFrame:
-    """What a frame says. `ts` is the receive time; `unknown` events have a type we do not know, `malformed` wrong types."""
+    """What a frame says at receive time `ts`; `unknown` events have a type we do not know, `malformed` bad fields."""
 
     ts: float
     events: list[Event] = field(default_factory=list)

@@ -141,13 +141,14 @@ class Ticker:
         if whole and state.board is not None:
             number = state.number + 1
             market_ts = state.clock.market_time(now_ts)
-            facts |= {"tick": number, "market_ts": market_ts, "epoch": state.board.epoch}
+            first = self._first_tick(state, state.board, number)
+            facts |= {"tick": number, "market_ts": market_ts, "epoch": state.board.epoch, "first_tick": first}
             writes += self._emit_tick(state, state.board, number, market_ts)
             writes.append(self._heatmap_snapshot(state, state.board, number, market_ts))
             stuck = self._stuck(state, state.board)
             writes += self._flag_again(state.board, stuck)
             facts["stuck"] = json.dumps(stuck)
-            commits += self._renew(state, state.board, now_ts, ours, facts)
+            commits += self._renew(state, state.board, now_ts, ours)
         writes.append(SetFields(self._keys.tick(state.symbol), facts))
         writes.append(SetValue(self._keys.health(state.symbol), self._health(state, now_ts), HEALTH_TTL_MS))
         return [Commit(guards=guards, writes=tuple(writes)), *commits]
@@ -168,9 +169,15 @@ class Ticker:
 
     # --- the moment
 
+    @staticmethod
+    def _first_tick(state: TickState, board: Board, number: int) -> int:
+        """The number of the epoch's first tick: this one if the last tick was of another epoch."""
+        is_new = state.tick.get(b"epoch", b"").decode() != board.epoch
+        return number if is_new else int(state.tick.get(b"first_tick", b"0"))
+
     def _emit_tick(self, state: TickState, board: Board, number: int, market_ts: float) -> Iterator[Write]:
-        computed = int(state.versions.fields.get(b"tick", b"0"))
-        if computed and number - computed > UNCOMPUTED_TICKS and number % 10:
+        computed = max(int(state.versions.fields.get(b"tick", b"0")), self._first_tick(state, board, number) - 1)
+        if number - computed > UNCOMPUTED_TICKS and number % 10:
             return
         spot = state.spot or {}
         message = Tick(state.symbol, board.epoch, number, market_ts, spot.get("value"), spot.get("ts"))
@@ -228,19 +235,20 @@ class Ticker:
                 message = PlaneComputed(board.symbol, board.epoch, plane)
                 yield Emit(self._keys.strategy_stream(board.symbol), encode(message))
 
-    def _renew(
-        self, state: TickState, board: Board, now_ts: float, ours: Guard, facts: dict[str, Scalar]
-    ) -> Iterator[Commit]:
-        """Renew every key of the active epoch at a third of its lifetime, chain or no chain."""
+    def _renew(self, state: TickState, board: Board, now_ts: float, ours: Guard) -> list[Commit]:
+        """Renew every key of the active epoch at a third of its lifetime, chain or no chain.
+
+        The last commit notes that it was done: a ticker that died on the way leaves it to be done again.
+        """
         same = state.tick.get(b"renewed_epoch", b"").decode() == board.epoch
         renewed = float(state.tick.get(b"renewed_ts", b"0")) if same else 0.0
         if now_ts - renewed < self._settings.epoch_ttl_ms / 3000:
-            return
-        facts |= {"renewed_ts": now_ts, "renewed_epoch": board.epoch}
-        names = epoch_keys(board)
-        for first in range(0, len(names), RENEW_KEYS):
-            renew = Renew(tuple(names[first : first + RENEW_KEYS]), self._settings.epoch_ttl_ms)
-            yield Commit(guards=(ours, KeysExist((board.versions,))), writes=(renew,))
+            return []
+        names, guards = epoch_keys(board), (ours, KeysExist((board.versions,)))
+        chunks = [tuple(names[first : first + RENEW_KEYS]) for first in range(0, len(names), RENEW_KEYS)]
+        done = SetFields(self._keys.tick(state.symbol), {"renewed_ts": now_ts, "renewed_epoch": board.epoch})
+        commits = [Commit(guards=guards, writes=(Renew(chunk, self._settings.epoch_ttl_ms),)) for chunk in chunks]
+        return [*commits, Commit(guards=guards, writes=(done,))]
 
     # --- health
 

@@ -97,9 +97,10 @@ class Worker:
     async def kill(self) -> None:
         """SIGKILL: end wherever it is, leaving everything as it stands."""
         assert self.task is not None
-        self.task.cancel()
-        with suppress(BaseException):
-            await self.task
+        while not self.task.done():
+            self.task.cancel()
+            await asyncio.wait({self.task}, timeout=0.5)
+        self.task.cancelled() or self.task.exception()
 
 
 Start = Callable[..., Worker]
