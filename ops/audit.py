@@ -290,14 +290,14 @@ class Audit:
             stream = row.key(self._keys, self._symbol)
             if row.group is None or not self._client.exists(stream):
                 continue
-            pending = self._client.xpending_range(stream, row.group, "-", "+", 1)
-            for entry in pending:
-                # a fetch may take longer than this; while somebody works on an entry its idle time stays small
-                yield f"{stream} (pending)", entry["time_since_delivered"] / 1000
             groups = {one["name"].decode(): one for one in self._client.xinfo_groups(stream)}
-            if row.group not in groups:
-                continue
-            unread = self._client.xrange(stream, f"({groups[row.group]['last-delivered-id'].decode()}", "+", count=1)
+            last = b"-"
+            if row.group in groups:
+                last = b"(" + groups[row.group]["last-delivered-id"]
+                for entry in self._client.xpending_range(stream, row.group, "-", "+", 1):
+                    # a fetch may take longer than this; while somebody works on an entry its idle time stays small
+                    yield f"{stream} (pending)", entry["time_since_delivered"] / 1000
+            unread = self._client.xrange(stream, last, "+", count=1)
             for entry_id, _ in unread:
                 yield f"{stream} (unread)", (now_ms - int(entry_id.split(b"-")[0])) / 1000
 

@@ -217,7 +217,9 @@ def pipeline_up(folder: Path, rate: int, contracts: int, seed: int) -> Iterator[
         ],
     )
     try:
-        for process in (pipeline.server, pipeline.mock, *pipeline.stages):
+        pipeline.server.start()
+        _wait(lambda: _answers(pipeline.client), "the server", START_WITHIN_S)
+        for process in (pipeline.mock, *pipeline.stages):
             process.start()
         yield pipeline
     finally:
@@ -225,6 +227,13 @@ def pipeline_up(folder: Path, rate: int, contracts: int, seed: int) -> Iterator[
             if process.running is not None:
                 process.running.kill()
                 process.running.wait()
+
+
+def _answers(client: Any) -> bool:
+    try:
+        return bool(client.ping())
+    except redis.ConnectionError:
+        return False
 
 
 def _sequences(client: Any, settings: Settings) -> dict[str, int]:

@@ -75,10 +75,10 @@ def _places(dtype: np.dtype[np.void], prefix: str = "", base: int = 0) -> Iterat
             yield from _places(kind, f"{prefix}{name}.", base + offset)
 
 
-def metric_table() -> str:
-    """What `/metrics` of a stage process tells."""
-    rows = [(f"`{one.name}`", one.type, one.documentation) for one in ActivityCollector("", ()).collect()]
-    return _table(("metric", "type", "meaning"), rows)
+def metric_list() -> str:
+    """What `/metrics` of a stage process tells, label `stage`."""
+    found = ActivityCollector("", ()).collect()
+    return "; ".join(f"`{one.name}{'_total' if one.type == 'counter' else ''}` {one.documentation}" for one in found)
 
 
 def _table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -90,7 +90,7 @@ BLOCKS: Mapping[str, Callable[[], str]] = {
     "topology": topology_table,
     "keys": key_table,
     "dtypes": dtype_table,
-    "metrics": metric_table,
+    "metrics": metric_list,
 }
 DOCUMENTS: Mapping[str, tuple[str, ...]] = {
     "ARCHITECTURE.md": ("topology", "metrics"),

@@ -101,7 +101,7 @@ async def small_pipeline(redis_url: str, settings: Settings) -> AsyncIterator[Sm
             runners = []
             for broker in brokers:
                 stage = pure_stage(StageName(broker.group), settings, (SYMBOL,))
-                runner = Runner(stage, broker, keys, SYMBOL, claim_idle_ms=5000, journal=False)
+                runner = Runner(stage, broker, keys, SYMBOL, claim_idle_ms=5000, journal=settings.marketswarm_journal)
                 runners.append(tasks.create_task(runner.run(stop)))
             yield pipeline
             for task in runners:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -41,7 +42,7 @@ async def test_of_a_live_pipeline(redis_url: str, settings_for: SettingsFor) -> 
         await pipeline.live()
         before = pipeline.state("seq")
         pipeline.quote(STRIKES[5], 9.0, 9.4)
-        await wait_until_async(lambda: pipeline.state("seq") > before, "a diff")
+        await wait_until_async(partial(_has_diffs, redis_url, settings), "a diff")
         await pipeline.tick()  # tells the health of a symbol that has an epoch
         status = await asyncio.to_thread(read_status, redis_url, settings)
         updates = await asyncio.to_thread(read_updates, redis_url, settings)
@@ -54,6 +55,11 @@ async def test_of_a_live_pipeline(redis_url: str, settings_for: SettingsFor) -> 
     assert status["groups"]["models"]["lag"] == status["groups"]["models"]["pending"] == 0
     assert status["health"] == {"status": "ok", "reasons": []}
     assert updates == 1
+
+
+async def _has_diffs(redis_url: str, settings: Settings) -> bool:
+    status = await asyncio.to_thread(read_status, redis_url, settings)
+    return status["symbols"][SYMBOL]["last_diff_age_s"] is not None
 
 
 async def test_epochs_table_counts_what_entered_the_models(redis_url: str, settings_for: SettingsFor) -> None:

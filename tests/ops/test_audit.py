@@ -1,0 +1,94 @@
+"""The audit says what is wrong: every kind of damage it promises to see, done on purpose."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import orjson
+import pytest
+import redis
+
+from contracts.keys import Keys, Layer
+from contracts.planes import HEADER_BYTES
+from contracts.settings import Settings
+from ops.audit import run_audit
+from tests.ops.pipeline import SYMBOL, small_pipeline
+from tests.waiting import wait_until_async
+
+Damage = Callable[[Any, Keys, str], object]
+PLANE = "SPXW:2031-01-15"
+
+
+async def settled(redis_url: str, settings: Settings, keys: Keys) -> tuple[Any, str]:
+    """A small pipeline with a few quotes and a published tick, stopped once everything is published."""
+    client: Any = redis.Redis.from_url(redis_url)
+    async with small_pipeline(redis_url, settings) as pipeline:
+        pipeline.chain()
+        await wait_until_async(lambda: client.exists(keys.model_state(SYMBOL)), "the first reset")
+        for step in range(5):
+            pipeline.quote(6900 + 5 * step, 10.0 + step, 10.4 + step)
+        await wait_until_async(lambda: is_level(client, keys), "the quotes to be published")
+        await pipeline.tick()
+        await wait_until_async(lambda: client.exists(keys.gex_model(SYMBOL)), "the models")
+    return client, client.hget(keys.active(SYMBOL), SYMBOL).decode()
+
+
+def is_level(client: Any, keys: Keys) -> bool:
+    epoch = client.hget(keys.active(SYMBOL), SYMBOL).decode()
+    levels = client.hgetall(keys.versions(epoch))
+    version = int(levels[f"{PLANE}|quotes".encode()])
+    return version > 1 and levels[f"{PLANE}|quotes".encode()] == levels.get(f"{PLANE}|published".encode())
+
+
+def audit(settings: Settings) -> int:
+    return run_audit(SYMBOL, settings, timeout_s=1.0)
+
+
+def flip_cell(layer: Layer) -> Damage:
+    def damage(client: Any, keys: Keys, epoch: str) -> None:
+        key = keys.plane(epoch, PLANE, layer)
+        cell = np.frombuffer(client.getrange(key, HEADER_BYTES, HEADER_BYTES + 3), "<i4")[0]
+        client.setrange(key, HEADER_BYTES, np.int32(cell + 1).tobytes())
+
+    return damage
+
+
+def change_model(client: Any, keys: Keys, epoch: str) -> None:
+    model = orjson.loads(client.get(keys.gex_model(SYMBOL)))
+    client.set(keys.gex_model(SYMBOL), orjson.dumps({**model, "net": 1.0}), keepttl=True)
+
+
+DAMAGES: dict[str, Damage] = {
+    "a tile that is not its legs'": flip_cell(Layer.TILES),
+    "a published cell that is not the tile": flip_cell(Layer.PUBLISHED),
+    "a contract that was invented": lambda c, k, e: c.hset(k.contract(e, "O:SPXW310115C09999000"), "id", "x"),
+    "a contract that lost its key": lambda c, k, e: c.delete(k.contract(e, "O:SPXW310115C06900000")),
+    "a HASH that says another bid": lambda c, k, e: c.hset(k.contract(e, "O:SPXW310115C06900000"), "bid", "1.00"),
+    "a clean epoch marked dirty too": lambda c, k, e: c.sadd(k.dirty(SYMBOL), e),
+    "a wrong count of lagging planes": lambda c, k, e: c.hincrby(k.versions(e), "lagging", 1),
+    "a model that its rows do not give": change_model,
+    "an epoch that is on no timeline": lambda c, k, e: c.delete(k.timeline(SYMBOL)),
+}
+
+
+async def test_an_undamaged_epoch_passes(
+    redis_url: str, keys: Keys, settings_for: Callable[..., Settings], capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = settings_for(REDIS_URL=redis_url, MASSIVE_SYMBOLS=SYMBOL)
+    await settled(redis_url, settings, keys)
+    assert await asyncio.to_thread(audit, settings) == 0
+    assert "1 planes, 82 contracts" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES.keys())
+async def test_damage_is_found(
+    damage: Damage, redis_url: str, keys: Keys, settings_for: Callable[..., Settings]
+) -> None:
+    settings = settings_for(REDIS_URL=redis_url, MASSIVE_SYMBOLS=SYMBOL)
+    client, epoch = await settled(redis_url, settings, keys)
+    damage(client, keys, epoch)
+    assert await asyncio.to_thread(audit, settings) == 1
+    client.flushall()
