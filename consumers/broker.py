@@ -9,7 +9,7 @@ from typing import Any
 
 from redis.exceptions import NoScriptError, ResponseError
 
-from consumers.clients import BLOCK_MS, connect, connect_reader, faults_named
+from consumers.clients import BLOCK_MS, connect, connect_reader, faults_named, uninterrupted
 from consumers.encoding import encode_commit
 from contracts.commit import Applied, Commit, Lost, Outcome, Refused
 from contracts.ports import CountExisting, GetFields, GetHead, GetItems, GetValue, Read
@@ -27,11 +27,11 @@ class Script:
     async def __call__(self, client: Any, keys: Sequence[str], *arguments: bytes | str | int) -> object:
         if self._digest:
             try:
-                return await client.evalsha(self._digest, len(keys), *keys, *arguments)
+                return await uninterrupted(client.evalsha(self._digest, len(keys), *keys, *arguments))
             except NoScriptError:
                 pass
-        self._digest = await client.script_load(self._source)
-        return await client.evalsha(self._digest, len(keys), *keys, *arguments)
+        self._digest = await uninterrupted(client.script_load(self._source))
+        return await uninterrupted(client.evalsha(self._digest, len(keys), *keys, *arguments))
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,17 +68,17 @@ class Broker:
     async def ping(self) -> None:
         """Raise unless the server answers."""
         with faults_named(self._url):
-            await self._client.ping()
+            await uninterrupted(self._client.ping())
 
     # --- group and entries
 
     async def ensure_group(self, stream: str) -> None:
         """Create the group at its durable cursor: nothing acknowledged comes again, nothing is skipped."""
         with faults_named(self._url):
-            cursor = await self._client.hget(self._cursor_key, stream)
+            cursor = await uninterrupted(self._client.hget(self._cursor_key, stream))
             start = cursor.decode() if cursor else FIRST
             try:
-                await self._client.xgroup_create(stream, self.group, start, mkstream=True)
+                await uninterrupted(self._client.xgroup_create(stream, self.group, start, mkstream=True))
             except ResponseError as error:
                 if not str(error).startswith("BUSYGROUP"):
                     raise
@@ -96,7 +96,9 @@ class Broker:
         if reader is None:
             reader = self._readers[stream] = connect_reader(self._url)
         with faults_named(self._url):
-            reply = await reader.xreadgroup(self.group, self.consumer, {stream: start}, count=count, block=block_ms)
+            reply = await uninterrupted(
+                reader.xreadgroup(self.group, self.consumer, {stream: start}, count=count, block=block_ms)
+            )
         if not reply:
             return []
         # a pending entry that was deleted from the stream comes without fields: nothing is left to work on
@@ -108,8 +110,10 @@ class Broker:
         COUNT stays at 100: the server scans ten times as many.
         """
         with faults_named(self._url):
-            reply = await self._client.xautoclaim(
-                stream, self.group, self.consumer, idle_ms, start_id=cursor, count=100, justid=False
+            reply = await uninterrupted(
+                self._client.xautoclaim(
+                    stream, self.group, self.consumer, idle_ms, start_id=cursor, count=100, justid=False
+                )
             )
         return reply[0].decode(), len(reply[1])
 
@@ -128,7 +132,7 @@ class Broker:
     async def forget_dead(self, stream: str, idle_ms: int) -> None:
         """Remove consumers that have been away for `idle_ms` and own nothing."""
         with faults_named(self._url):
-            for row in await self._client.xinfo_consumers(stream, self.group):
+            for row in await uninterrupted(self._client.xinfo_consumers(stream, self.group)):
                 if row["pending"] == 0 and row["idle"] > idle_ms and row["name"].decode() != self.consumer:
                     await self._forget(self._client, [stream], self.group, row["name"])
 
@@ -154,13 +158,13 @@ class Broker:
     async def values(self, *keys: str) -> list[bytes | None]:
         """The values of several keys."""
         with faults_named(self._url):
-            reply: list[bytes | None] = await self._client.mget(keys)
+            reply: list[bytes | None] = await uninterrupted(self._client.mget(keys))
         return reply
 
     async def fields(self, key: str) -> dict[bytes, bytes]:
         """A whole HASH; empty if absent."""
         with faults_named(self._url):
-            reply: dict[bytes, bytes] = await self._client.hgetall(key)
+            reply: dict[bytes, bytes] = await uninterrupted(self._client.hgetall(key))
         return reply
 
     async def read(self, *reads: Read) -> list[object]:
@@ -181,10 +185,13 @@ class Broker:
     async def append(self, stream: str, entries: Iterable[dict[str, bytes | str]]) -> None:
         """Append entries in one round trip; after an error some may have been appended (at least once)."""
         with faults_named(self._url):
-            async with self._client.pipeline(transaction=False) as pipeline:
-                for fields in entries:
-                    pipeline.xadd(stream, fields)
-                await pipeline.execute()
+            await uninterrupted(self._append(stream, entries))
+
+    async def _append(self, stream: str, entries: Iterable[dict[str, bytes | str]]) -> None:
+        async with self._client.pipeline(transaction=False) as pipeline:
+            for fields in entries:
+                pipeline.xadd(stream, fields)
+            await pipeline.execute()
 
     # --- leases and fields outside commits
 
@@ -201,18 +208,18 @@ class Broker:
     async def set_field(self, key: str, field: str, value: bytes) -> None:
         """`HSET key field value`."""
         with faults_named(self._url):
-            await self._client.hset(key, field, value)
+            await uninterrupted(self._client.hset(key, field, value))
 
     async def drop_field(self, key: str, field: str) -> None:
         """`HDEL key field`."""
         with faults_named(self._url):
-            await self._client.hdel(key, field)
+            await uninterrupted(self._client.hdel(key, field))
 
     async def server_memory_policy(self) -> str:
         """`maxmemory-policy`; anything but noeviction may delete our keys. Empty if the server will not say."""
         try:
             with faults_named(self._url):
-                reply: dict[str, str] = await self._client.config_get("maxmemory-policy")
+                reply: dict[str, str] = await uninterrupted(self._client.config_get("maxmemory-policy"))
         except ResponseError:
             return ""
         return reply.get("maxmemory-policy", "")

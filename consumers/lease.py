@@ -9,7 +9,7 @@ from contextlib import suppress
 import structlog
 
 from consumers.broker import Broker
-from consumers.runner import Backoff
+from consumers.runner import Backoff, ended
 from contracts.errors import TransientError
 
 log = structlog.get_logger("lease")
@@ -60,14 +60,11 @@ async def while_owned(
             while not stop.is_set() and not task.done() and await _taken(broker, lease):
                 await asyncio.wait({task}, timeout=RENEW_EVERY_S)
         finally:
-            if not task.done():
-                task.cancel()
-            # gathered, not awaited: a cancellation of our own must not pass for the task's
-            (ended,) = await asyncio.gather(task, return_exceptions=True)
+            await ended(task)
             with suppress(TransientError):
                 await broker.drop_lease(lease)
-        if isinstance(ended, Exception):
-            raise ended
+        if not task.cancelled():
+            task.result()
 
 
 async def _taken(broker: Broker, lease: str) -> bool:

@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable, Hashable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from time import monotonic, time
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import structlog
 
@@ -29,6 +29,7 @@ from contracts.topology import Retention
 
 log = structlog.get_logger("runner")
 
+T = TypeVar("T")
 AnySource: TypeAlias = "Source[Any, Any]"
 
 PARKED_KEEP = 10_000
@@ -256,9 +257,7 @@ class Runner:
         try:
             yield
         finally:
-            task.cancel()
-            # gathered, not awaited: a cancellation of our own must not pass for the task's
-            await asyncio.gather(task, return_exceptions=True)
+            await ended(task)
 
     async def _sweep(self, stop: asyncio.Event) -> None:
         """One consumer of the group claims idle entries, trims, and removes dead consumers."""
@@ -284,6 +283,13 @@ class Runner:
         if source.row.retention is Retention.ACKNOWLEDGED and not self._journal:
             await self.broker.trim(stream)
         await self.broker.forget_dead(stream, DEAD_CONSUMER_MS)
+
+
+async def ended(task: asyncio.Future[T]) -> None:
+    """Cancel a task until it has ended: once may not be enough, and its cancellation must not pass for our own."""
+    while not task.done():
+        task.cancel()
+        await asyncio.wait({task}, timeout=0.1)
 
 
 def parked_name(name: str) -> str:

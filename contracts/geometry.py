@@ -94,6 +94,10 @@ class Geometry:
 
     def encode(self) -> bytes:
         """The `listing` blob of an epoch."""
+        return self._encoded
+
+    @cached_property
+    def _encoded(self) -> bytes:
         return msgspec.json.encode((self.symbol, self.widths, [row for plane in self.planes for row in plane.rows]))
 
 

@@ -41,7 +41,8 @@ def run_gex(
 def summary(model: dict[str, Any]) -> dict[str, Any]:
     """The figures traders compare first."""
     walls = {name: model["levels"][name]["value"] for name in ("call_wall", "put_wall")}
-    return {name: model[name] for name in ("net", "calls", "puts")} | walls
+    why = {"reason": model["reason"]} if model["net"] is None else {}
+    return {name: model[name] for name in ("net", "calls", "puts")} | walls | why
 
 
 def gex_of(

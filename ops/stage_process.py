@@ -123,7 +123,7 @@ class StageProcess:
     def _ticks(self, symbols: tuple[str, ...]) -> Work:
         """The tick of a partition: one owner over all staging processes."""
         broker = self.broker(symbols[0])
-        own = list(tickers(self.settings, symbols))
+        own = list(tickers(self.settings, symbols, self._worker))
 
         async def tick(lease: str, owner: str) -> None:
             await self._prune_heartbeats(broker)

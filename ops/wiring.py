@@ -45,8 +45,8 @@ def pure_stage(name: StageName, settings: Settings, symbols: tuple[str, ...], of
     return build_models(keys, symbol, models, offload)
 
 
-def tickers(settings: Settings, symbols: tuple[str, ...]) -> Iterator[Ticker]:
+def tickers(settings: Settings, symbols: tuple[str, ...], offload: Offload = inline) -> Iterator[Ticker]:
     """The tick of each symbol of a partition."""
     tick = TickSettings(settings.massive_epoch_ttl * 1000, settings.massive_chain_interval_sec)
     for symbol in symbols:
-        yield Ticker(keys_of(settings), symbol, tick)
+        yield Ticker(keys_of(settings), symbol, tick, offload)

@@ -6,8 +6,9 @@ Pure: the time comes in, commits go out. Every commit is guarded by the lease, s
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import msgspec
 import numpy as np
@@ -25,12 +26,12 @@ from contracts.commit import (
     ValueIs,
     Write,
 )
-from contracts.geometry import Plane
+from contracts.geometry import Geometry, Plane, decode_geometry
 from contracts.job import Job, decode_job
 from contracts.keys import Keys, Layer
 from contracts.messages import ChainFetch, PlaneComputed, PlaneDirty, Tick, encode
 from contracts.planes import QUOTE_ROW, UNKNOWN, unpack_header, unpack_rows
-from contracts.ports import GetFields, GetValue, Reader
+from contracts.ports import GetFields, GetValue, Offload, Reader, inline
 from contracts.versions import Versions, complete_to
 from stages.staging.board import Board, BoardCache
 from stages.staging.records import SUBSTRATE_LAYERS
@@ -64,6 +65,7 @@ class TickState:
     meta: Mapping[bytes, bytes]
     versions: Versions
     quotes: tuple[bytes | None, ...]  # per plane of the board
+    prices: bytes  # those quotes as the JSON of the heatmap snapshot's planes
     watermark: float
 
     @property
@@ -75,10 +77,11 @@ class TickState:
 class Ticker:
     """load and step of the tick of one symbol."""
 
-    def __init__(self, keys: Keys, symbol: str, settings: TickSettings) -> None:
+    def __init__(self, keys: Keys, symbol: str, settings: TickSettings, offload: Offload = inline) -> None:
         self._keys = keys
         self._symbol = symbol
         self._settings = settings
+        self._offload = offload
         self._cache = BoardCache(keys, keep=4)
 
     async def load(self, reader: Reader) -> TickState:
@@ -100,6 +103,7 @@ class Ticker:
         meta: Mapping[bytes, bytes] = {}
         versions: Mapping[bytes, bytes] = {}
         quotes: list[bytes | None] = []
+        prices = b"{}"
         if board is not None:
             names = [board.layer_key(plane.id, Layer.QUOTES) for plane in board.geometry.planes]
             found = await reader.read(
@@ -108,6 +112,7 @@ class Ticker:
                 *(GetValue(name) for name in names),
             )
             meta, versions, quotes = found[0], found[1], found[2:]  # type: ignore[assignment]
+            prices = await self._offload(encode_prices, board.geometry.encode(), quotes)
         return TickState(
             symbol,
             board,
@@ -119,6 +124,7 @@ class Ticker:
             meta,
             Versions(versions),
             tuple(quotes),
+            prices,
             float(watermark.get(b"ts", b"0")),
         )
 
@@ -192,11 +198,7 @@ class Ticker:
             "ts": market_ts,
             "complete_to": complete_to(state.versions, planes, state.watermark),
             "spot": (state.spot or {}).get("value"),
-            "planes": {
-                plane.id: _plane_prices(plane, blob)
-                for plane, blob in zip(board.geometry.planes, state.quotes, strict=True)
-                if blob is not None
-            },
+            "planes": msgspec.Raw(state.prices),
         }
         return SetValue(
             self._keys.heatmap_snapshot(state.symbol),
@@ -283,6 +285,20 @@ def epoch_keys(board: Board) -> list[str]:
         *(keys.plane(epoch, plane.id, layer) for plane in geometry.planes for layer in layers),
         *(seat.contract_key for seat in board.seats.values()),
     ]
+
+
+def encode_prices(listing: bytes, quotes: Sequence[bytes | None]) -> bytes:
+    """The JSON of the heatmap snapshot's planes, from the quotes layers of all planes of a listing."""
+    planes = _geometry(listing).planes
+    prices = {
+        plane.id: _plane_prices(plane, blob) for plane, blob in zip(planes, quotes, strict=True) if blob is not None
+    }
+    return msgspec.json.encode(prices)
+
+
+@lru_cache(maxsize=8)
+def _geometry(listing: bytes) -> Geometry:
+    return decode_geometry(listing)
 
 
 def _plane_prices(plane: Plane, blob: bytes) -> dict[str, object]:

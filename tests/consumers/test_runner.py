@@ -11,6 +11,7 @@ from time import monotonic
 from typing import Any
 
 import pytest
+import redis
 
 from consumers import broker as broker_module
 from consumers import runner as runner_module
@@ -97,10 +98,12 @@ class Worker:
     async def kill(self) -> None:
         """SIGKILL: end wherever it is, leaving everything as it stands."""
         assert self.task is not None
-        while not self.task.done():
-            self.task.cancel()
-            await asyncio.wait({self.task}, timeout=0.5)
-        self.task.cancelled() or self.task.exception()
+        self.stop.set()  # Python 3.11 may swallow a cancellation: what misses it sees this
+        self.task.cancel()
+        await asyncio.wait({self.task}, timeout=5.0)
+        assert self.task.done(), "it did not end"
+        if not self.task.cancelled():
+            self.task.exception()
 
 
 Start = Callable[..., Worker]
@@ -144,7 +147,10 @@ def numbered(count: int, first: int = 0) -> list[str]:
 
 def pending(client: Any) -> list[tuple[str, str]]:
     """(id, owner) of entries that were read and not finished."""
-    rows = client.xpending_range(STREAM, GROUP, "-", "+", 1000)
+    try:
+        rows = client.xpending_range(STREAM, GROUP, "-", "+", 1000)
+    except redis.ResponseError:  # no group yet
+        return []
     return [(row["message_id"].decode(), row["consumer"].decode()) for row in rows]
 
 
@@ -291,16 +297,12 @@ async def test_a_bad_batch_without_a_bad_entry_is_worked_in_parts_and_nothing_pa
 
 async def test_entries_are_never_parked_for_coming_often(start: Start, client: Any) -> None:
     """Kills, claims and reconnects raise the delivery count of the innocent."""
-    add(client, "often")
-    broker = start(Tiny(), "starter").broker  # creates the group
-    await until_seen(client, once("often"))
+    client.xgroup_create(STREAM, GROUP, "0", mkstream=True)
     (entry_id,) = add(client, "innocent")
-    for _ in range(50):
-        client.xreadgroup(GROUP, "dead", {STREAM: ">"})
-        client.xclaim(STREAM, GROUP, "dead", 0, [entry_id], retrycount=1000)
-    assert broker is not None
-    start(Tiny(), "claimer", claim_idle_ms=1)
-    await until_seen(client, once("often", "innocent"))
+    client.xreadgroup(GROUP, "dead", {STREAM: ">"})
+    client.xclaim(STREAM, GROUP, "dead", 0, [entry_id], retrycount=1000)
+    start(Tiny(), "claimer", claim_idle_ms=CLAIM_IDLE_MS)
+    await until_seen(client, once("innocent"))
     assert parked(client) == []
 
 
@@ -464,7 +466,7 @@ async def test_more_orphans_than_one_scan_takes_are_all_claimed(start: Start, cl
     names = numbered(350)
     add(client, *names)
     client.xreadgroup(GROUP, "dead", {STREAM: ">"}, count=350)
-    start(Tiny(batch=200), "two", claim_idle_ms=1)
+    start(Tiny(batch=200), "two", claim_idle_ms=CLAIM_IDLE_MS)
     await until_seen(client, once(*names))
 
 
@@ -476,14 +478,38 @@ async def test_a_slow_worker_keeps_its_entries(start: Start, client: Any) -> Non
         await release.wait()
 
     ids = add(client, "slow")
-    start(Tiny(load=slow), "one", claim_idle_ms=CLAIM_IDLE_MS)
+    one = start(Tiny(load=slow), "one", claim_idle_ms=CLAIM_IDLE_MS)
     await wait_until_async(lambda: pending(client) == [(ids[0], "one")], "one has it")
     other = start(Tiny(), "two", claim_idle_ms=CLAIM_IDLE_MS)
     await asyncio.sleep(4 * CLAIM_IDLE_MS / 1000)  # that nothing happens can only be waited for
     assert pending(client) == [(ids[0], "one")]
-    assert other.runner.activity.claimed == 0
+    assert one.runner.activity.claimed + other.runner.activity.claimed == 0
     release.set()
     await until_seen(client, once("slow"))
+
+
+async def test_a_renewal_that_swallows_its_cancellation_does_not_stop_the_consumer(
+    start: Start, client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`asyncio.wait_for` of Python 3.11, through which redis-py sends, does that when the send is done just then."""
+    renewing = asyncio.Event()
+
+    async def swallow(self: Broker, stream: str, ids: Sequence[str]) -> None:
+        if not renewing.is_set():
+            renewing.set()
+            with suppress(asyncio.CancelledError):
+                await asyncio.Event().wait()
+
+    async def load(reader: Reader, entries: Entries) -> None:
+        if entries[0].message == "slow":
+            await renewing.wait()
+
+    monkeypatch.setattr(Broker, "renew", swallow)
+    add(client, "slow")
+    start(Tiny(load=load), claim_idle_ms=200)
+    await until_seen(client, once("slow"))
+    add(client, "next")
+    await until_seen(client, once("slow", "next"))
 
 
 async def test_an_entry_claimed_away_is_left_to_its_new_owner_and_the_rest_finished(start: Start, client: Any) -> None:
@@ -512,8 +538,15 @@ async def test_connections_killed_under_load_lose_and_double_nothing(start: Star
         client.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
         await asyncio.sleep(0.01)
     await until_seen(client, once(*names))
-    assert worker.runner.activity.faults > 0
-    await wait_until_async(lambda: not pending(client), "everything is acknowledged")
+
+    def cut_off() -> int:
+        client.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+        return worker.runner.activity.faults
+
+    await wait_until_async(cut_off, "it noticed")
+    add(client, "last")
+    await until_seen(client, once(*names, "last"))
+    assert pending(client) == []
 
 
 async def test_a_blocked_read_that_the_server_ends_is_tried_again(start: Start, client: Any) -> None:
