@@ -16,7 +16,7 @@ from contracts.errors import TransientError
 
 T = TypeVar("T")
 
-NICENESS = 5  # quotes go first when both want the same core
+NICENESS = 10  # quotes go first when both want the same core
 PARENT_CHECK_S = 1.0
 
 

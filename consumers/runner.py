@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Hashable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Hashable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from time import monotonic, time
@@ -75,6 +75,40 @@ class Backoff:
             await asyncio.wait_for(stop.wait(), delay)
 
 
+class Background:
+    """Work of a source that goes on while the source is read; one piece at a time, in order."""
+
+    def __init__(self) -> None:
+        self.ids: set[str] = set()  # entries in the works: they are pending, but not to be started again
+        self.turn = asyncio.Lock()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._failure: BaseException | None = None
+
+    def start(self, work: Coroutine[Any, Any, None], ids: set[str]) -> None:
+        """Start a piece of work on these entries."""
+        self.ids |= ids
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(lambda done: self._ended(done, ids))
+
+    def raise_failure(self) -> None:
+        """Raise what ended a piece of work, if anything did."""
+        if self._failure is not None:
+            raise self._failure
+
+    async def finished(self) -> None:
+        """Wait for what was started."""
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+        self.raise_failure()
+
+    def _ended(self, task: asyncio.Task[None], ids: set[str]) -> None:
+        self._tasks.discard(task)
+        self.ids -= ids
+        if not task.cancelled() and task.exception() is not None:
+            self._failure = task.exception()
+
+
 class Runner:
     """Runs one stage as one consumer of its group until `stop` is set."""
 
@@ -90,6 +124,7 @@ class Runner:
         self._journal = journal
         self._stop = asyncio.Event()
         self._redo: dict[str, bool] = {source.stream: True for source in stage.sources}
+        self._background = {source.stream: Background() for source in stage.sources}
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until stopped; unfinished entries stay pending and go to whoever claims them."""
@@ -117,10 +152,14 @@ class Runner:
                 await self._pause(error, backoff, stop)
                 if "NOGROUP" in str(error):
                     await self._until_done(lambda: self.broker.ensure_group(source.stream), backoff, stop)
+        await self._background[source.stream].finished()
 
     async def _round(self, source: AnySource, stop: asyncio.Event) -> None:
+        background = self._background[source.stream]
+        background.raise_failure()
         if self._redo[source.stream]:
-            entries = await self.broker.read_pending(source.stream, source.batch)
+            entries = await self.broker.read_pending(source.stream, source.batch + len(background.ids))
+            entries = [entry for entry in entries if entry.id not in background.ids]
             self._redo[source.stream] = bool(entries)
         else:
             entries = await self.broker.read_new(source.stream, source.batch)
@@ -157,12 +196,31 @@ class Runner:
                 continue
             partitions.setdefault(source.partition(message), []).append(Entry(entry_id, message))
         fields = {one.id: one.fields for one in raw}
+        if source.in_background is not None:
+            for key in [key for key, found in partitions.items() if source.in_background(found[0].message)]:
+                self._work_in_background(source, partitions.pop(key), fields)
         if source.concurrent:
             work = (self._finish(source, entries, fields) for entries in partitions.values())
             _raise_first(await asyncio.gather(*work, return_exceptions=True))
             return
         for entries in partitions.values():
             await self._finish(source, entries, fields)
+
+    def _work_in_background(
+        self, source: AnySource, entries: list[Entry[Any]], fields: dict[str, dict[bytes, bytes]]
+    ) -> None:
+        background = self._background[source.stream]
+        raw = [RawEntry(entry.id.id, fields[entry.id.id]) for entry in entries]
+
+        async def work() -> None:
+            async with background.turn, self._renewed(source, raw):
+                try:
+                    await self._finish(source, entries, fields)
+                except TransientError as error:
+                    self.activity.waiting_for = str(error)
+                    self._redo[source.stream] = True  # tried again from the pending entries
+
+        background.start(work(), {entry.id.id for entry in entries})
 
     async def _finish(
         self, source: AnySource, entries: list[Entry[Any]], fields: dict[str, dict[bytes, bytes]]

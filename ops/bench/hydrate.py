@@ -179,7 +179,9 @@ def faststream(_: str, frames: list[bytes]) -> tuple[float, dict[str, dict[bytes
 async def _faststream(url: str, total: int, key_of: Callable[[str], str]) -> float:
     from faststream.redis import RedisBroker, StreamSub
 
-    broker = RedisBroker(url, log_level=logging.ERROR)
+    quiet = logging.getLogger("bench.faststream")
+    quiet.setLevel(logging.CRITICAL)
+    broker = RedisBroker(url, logger=quiet)
     writer: Any = redis.asyncio.Redis.from_url(url)
     done = asyncio.Event()
     seen = 0

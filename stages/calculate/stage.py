@@ -285,6 +285,7 @@ def build_stage(keys: Keys, symbol: str, settings: CalculateSettings, offload: O
         _partition,
         calculation.load,
         calculation.step,
+        in_background=lambda message: isinstance(message, Tick),
     )
     return Stage(StageName.CALCULATE, (source,))
 

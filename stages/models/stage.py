@@ -361,6 +361,7 @@ def build_stage(keys: Keys, symbol: str, settings: ModelSettings, offload: Offlo
         _partition,
         publication.load,
         publication.step,
+        in_background=lambda message: isinstance(message, AnalyticsComputed),
     )
     return Stage(StageName.MODELS, (source,))
 

@@ -20,7 +20,7 @@ from contracts.symbology import CALL, PUT
 from contracts.topology import StageName
 from stages.staging.frames import decode_entry
 from stages.staging.hydrate import milliseconds
-from tests.pipeline import EXPIRATION, NOW, Pipeline, chain_rows, cid_of, frame, quote
+from tests.pipeline import EXPIRATION, NOW, Pipeline, chain_row, chain_rows, cid_of, frame, quote
 
 NOW_MS = round(NOW * 1000)
 CID = cid_of(6900)
@@ -341,6 +341,20 @@ def test_a_quote_with_the_same_prices_flags_nothing() -> None:
     pipeline = hydrated(frame(quote(CID, 10.0, 10.5, NOW_MS)))
     assert pipeline.contract(CID)["ts"] == "1768500000.000"
     assert pipeline.emitted(pipeline.keys.epoch_stream("SPX"), PlaneDirty) == []
+
+
+def test_an_update_of_a_contract_that_takes_no_part_in_models_passes_through() -> None:
+    """It changes no tile, and the plane is level again all the same."""
+    pipeline = Pipeline()
+    adjusted = chain_row(6950, eligible="adjusted", multiplier=10)
+    pipeline.fetch(1, {EXPIRATION: [*chain_rows(range(6890, 6915, 5)), adjusted]})
+    pipeline.run()
+    pipeline.feed(frame(quote(adjusted.id, 9.9, 10.1, NOW_MS)))
+    pipeline.run()
+    versions = pipeline.fields(pipeline.keys.versions(pipeline.active()))
+    plane = f"SPXW:{EXPIRATION}"
+    assert (versions[f"{plane}|quotes"], versions[f"{plane}|tiles"], versions[f"{plane}|published"]) == ("2", "2", "2")
+    assert pipeline.store.sets[pipeline.keys.clean("SPX")] == {pipeline.active()}
 
 
 def test_large_batches_are_cut_into_commits_of_bounded_size() -> None:
