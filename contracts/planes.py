@@ -81,10 +81,12 @@ class Tiles:
 
     def runs(self, changed: npt.NDArray[np.intp]) -> list[tuple[int, bytes]]:
         """(offset, bytes) of the blob for some cells (ascending), neighbours together."""
+        if not len(changed):
+            return []
         rows = np.ascontiguousarray(self.cells.T[changed]).tobytes()
         starts = np.flatnonzero(np.diff(changed, prepend=-2) > 1).tolist()
         ends = [*starts[1:], len(changed)]
-        first = changed[starts].tolist() if starts else []
+        first = changed[starts].tolist()
         return [
             (HEADER_BYTES + cell * CELL_BYTES, rows[start * CELL_BYTES : end * CELL_BYTES])
             for cell, start, end in zip(first, starts, ends, strict=True)

@@ -81,7 +81,9 @@ def publish_chain(client: Any, keys: Keys, board: list[tuple[str, str, str, floa
     received = {}
     for expiration in EXPIRATIONS:
         rows = tuple(
-            ChainRow(cid, "SPXW", kind, strike, "pm", "european", 100, bid=10.0, ask=10.2, quote_ts=now - 60, oi=100.0)
+            ChainRow(
+                cid, "SPXW", kind, strike, "pm", "european", 100, bid=10.0, ask=10.2, quote_ts=now - 3600, oi=100.0
+            )
             for cid, day, kind, strike in board
             if day == expiration
         )

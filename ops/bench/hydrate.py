@@ -59,7 +59,12 @@ def measure(frame_events: int, report: Callable[[str], None]) -> dict[str, float
             if name == "floor":
                 continue
             if reference is not None and state != reference:
-                raise AssertionError(f"{name} reached another final state")
+                different = [cid for cid in reference if state.get(cid) != reference[cid]]
+                first = different[0] if different else sorted(state.keys() - reference.keys())[0]
+                raise AssertionError(
+                    f"{name} reached another final state: {len(different)} contracts, such as {first}: "
+                    f"{state.get(first)} not {reference.get(first)}"
+                )
             reference = state
     medians = {name: statistics.median(found) for name, found in rates.items()}
     for name, rate in medians.items():

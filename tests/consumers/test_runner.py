@@ -15,7 +15,7 @@ import redis
 
 from consumers import broker as broker_module
 from consumers import runner as runner_module
-from consumers.broker import Broker
+from consumers.broker import Broker, RawEntry
 from consumers.runner import Runner
 from contracts.commit import Commit, Count, FieldIs, Guard
 from contracts.errors import DataError, FatalError, NewerSchemaError, TransientError
@@ -72,10 +72,19 @@ class Tiny:
     partition: Callable[[Any], str] = lambda message: "all"
     batch: int = 10
     concurrent: bool = False
+    in_background: Callable[[Any], bool] | None = None
 
     def stage(self) -> Stage:
         source: Source[Any, Any] = Source(
-            ROW, STREAM, self.batch, self.decode, self.partition, self.load, self.step, self.concurrent
+            ROW,
+            STREAM,
+            self.batch,
+            self.decode,
+            self.partition,
+            self.load,
+            self.step,
+            self.concurrent,
+            self.in_background,
         )
         return Stage(StageName.STAGING, (source,))
 
@@ -100,6 +109,9 @@ class Worker:
         assert self.task is not None
         self.stop.set()  # Python 3.11 may swallow a cancellation: what misses it sees this
         self.task.cancel()
+        for background in self.runner._background.values():
+            for task in background._tasks:
+                task.cancel()
         await asyncio.wait({self.task}, timeout=5.0)
         assert self.task.done(), "it did not end"
         if not self.task.cancelled():
@@ -415,6 +427,145 @@ async def test_a_fatal_error_ends_the_runner(start: Start, client: Any) -> None:
     assert pending(client) == [(ids[0], "one")]
 
 
+# --- long work in the background
+
+
+class Long:
+    """A stage in which entries called `long...` take until they are released, in the background."""
+
+    def __init__(self) -> None:
+        self.release = asyncio.Event()
+        self.begun: list[str] = []
+        self.working = 0
+        self.tiny = Tiny(
+            load=self.load,
+            partition=lambda name: name if name.startswith("long") else "quick",
+            in_background=lambda name: bool(name.startswith("long")),
+        )
+
+    async def load(self, reader: Reader, entries: Entries) -> None:
+        if entries[0].message.startswith("long"):
+            assert self.working == 0, "one after the other"
+            self.working += 1
+            self.begun.append(entries[0].message)
+            try:
+                await self.release.wait()
+            finally:
+                self.working -= 1
+
+
+async def test_quick_work_does_not_wait_for_long_work(start: Start, client: Any) -> None:
+    long = Long()
+    add(client, "long", "quick1")
+    start(long.tiny)
+    await until_seen(client, once("quick1"))
+    add(client, "quick2")
+    await until_seen(client, once("quick1", "quick2"))
+    long.release.set()
+    await until_seen(client, once("quick1", "quick2", "long"))
+
+
+async def test_long_work_is_done_in_order_one_after_the_other(start: Start, client: Any) -> None:
+    long = Long()
+    names = [f"long{n}" for n in range(4)]
+    add(client, *names)
+    start(long.tiny)
+    await wait_until_async(lambda: long.begun, "the first has begun")
+    long.release.set()
+    await until_seen(client, once(*names))
+    assert long.begun == names
+
+
+async def test_long_work_is_not_begun_again_when_pending_entries_are_read_again(start: Start, client: Any) -> None:
+    """A fault elsewhere, or a claim, makes the runner look through what it has not finished."""
+    long = Long()
+    failures = [TransientError("away"), TransientError("away")]
+
+    async def load(reader: Reader, entries: Entries) -> None:
+        if entries[0].message == "quick" and failures:
+            raise failures.pop()
+        await Long.load(long, reader, entries)
+
+    long.tiny.load = load
+    add(client, "long", "quick")
+    start(long.tiny)
+    await until_seen(client, once("quick"))
+    long.release.set()
+    await until_seen(client, once("quick", "long"))
+    assert long.begun == ["long"]
+
+
+async def test_a_fault_of_long_work_is_retried(start: Start, client: Any) -> None:
+    failures = [TransientError("the worker died"), TransientError("again")]
+
+    async def load(reader: Reader, entries: Entries) -> None:
+        if failures:
+            raise failures.pop()
+
+    add(client, "long")
+    start(Tiny(load=load, in_background=lambda name: True))
+    await until_seen(client, once("long"))
+    assert not failures
+    assert parked(client) == []
+
+
+async def test_poison_among_long_work_is_parked(start: Start, client: Any) -> None:
+    async def load(reader: Reader, entries: Entries) -> None:
+        if any(entry.message == "bad" for entry in entries):
+            raise DataError("bad")
+
+    add(client, "long1", "bad", "long2")
+    start(Tiny(load=load, in_background=lambda name: True))
+    await until_seen(client, once("long1", "long2"))
+    await wait_until_async(lambda: [one["name"] for one in parked(client)] == ["bad"], "it is parked")
+
+
+async def test_a_fatal_error_of_long_work_ends_the_runner(start: Start, client: Any) -> None:
+    async def load(reader: Reader, entries: Entries) -> None:
+        raise FatalError("fix the plan")
+
+    add(client, "long")
+    worker = start(Tiny(load=load, in_background=lambda name: True))
+    assert worker.task is not None
+    with pytest.raises(ExceptionGroup) as raised:
+        await asyncio.wait_for(worker.task, 5.0)
+    assert raised.group_contains(FatalError, match="fix the plan")
+
+
+async def test_long_work_keeps_its_entries(start: Start, client: Any) -> None:
+    long = Long()
+    ids = add(client, "long1", "long2")
+    one = start(long.tiny, "one", claim_idle_ms=CLAIM_IDLE_MS)
+    await wait_until_async(lambda: long.begun, "it has begun")
+    await asyncio.sleep(3 * CLAIM_IDLE_MS / 1000)  # that nothing happens can only be waited for
+    assert pending(client) == [(ids[0], "one"), (ids[1], "one")]
+    assert one.runner.activity.claimed == 0
+    long.release.set()
+    await until_seen(client, once("long1", "long2"))
+
+
+async def test_long_work_of_a_killed_worker_is_done_by_another(start: Start, client: Any) -> None:
+    long = Long()
+    add(client, "long")
+    killed = start(long.tiny, "one")
+    await wait_until_async(lambda: long.begun, "it has begun")
+    await killed.kill()
+    start(Tiny(), "two", claim_idle_ms=CLAIM_IDLE_MS)
+    await until_seen(client, once("long"))
+
+
+async def test_a_stopped_worker_finishes_long_work_that_it_began(start: Start, client: Any) -> None:
+    long = Long()
+    add(client, "long")
+    worker = start(long.tiny)
+    await wait_until_async(lambda: long.begun, "it has begun")
+    worker.stop.set()
+    long.release.set()
+    await worker.drain()
+    assert seen(client) == once("long")
+    assert pending(client) == []
+
+
 # --- restarts and claims
 
 
@@ -468,6 +619,26 @@ async def test_more_orphans_than_one_scan_takes_are_all_claimed(start: Start, cl
     client.xreadgroup(GROUP, "dead", {STREAM: ">"}, count=350)
     start(Tiny(batch=200), "two", claim_idle_ms=CLAIM_IDLE_MS)
     await until_seen(client, once(*names))
+
+
+async def test_entries_claimed_while_pending_ones_are_being_read_are_not_overlooked(
+    start: Start, client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The reply says that nothing is pending; by the time it is looked at, the sweep has claimed something."""
+    client.xgroup_create(STREAM, GROUP, "0", mkstream=True)
+    (entry_id,) = add(client, "orphan")
+    client.xreadgroup(GROUP, "dead", {STREAM: ">"})
+    client.xclaim(STREAM, GROUP, "dead", 0, [entry_id], idle=120_000)
+    read_pending = Broker.read_pending
+
+    async def slowly(self: Broker, stream: str, count: int) -> list[RawEntry]:
+        found = await read_pending(self, stream, count)
+        await wait_until_async(lambda: worker.runner.activity.claimed, "the sweep has claimed")
+        return found
+
+    monkeypatch.setattr(Broker, "read_pending", slowly)
+    worker = start(Tiny(), "two", claim_idle_ms=60_000)
+    await wait_until_async(lambda: seen(client) == once("orphan"), "the claimed entry took effect", 3.0)
 
 
 async def test_a_slow_worker_keeps_its_entries(start: Start, client: Any) -> None:

@@ -23,7 +23,7 @@ def test_an_offset_shifts_and_a_rate_stretches() -> None:
 
 
 @given(times, times, st.floats(0.1, 100), st.booleans())
-def test_a_clock_reads_back(receive_ts: float, market_ts: float, rate: float, *, is_open: bool) -> None:
+def test_a_clock_reads_back(receive_ts: float, market_ts: float, rate: float, is_open: bool) -> None:
     clock = MarketClock(receive_ts, market_ts, rate, is_open)
     assert decode_clock(encode_clock(clock)) == clock
 

@@ -1,0 +1,186 @@
+"""Work with one owner at a time: it passes on when its holder stops or dies, and never has two."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from consumers import lease as lease_module
+from consumers.broker import Broker
+from consumers.lease import every, while_owned
+from contracts.errors import TransientError
+from contracts.keys import Keys
+from tests.waiting import wait_until_async
+
+KEYS = Keys()
+LEASE = KEYS.lease("tick", "SPX")
+
+
+@pytest.fixture(autouse=True)
+def short_leases(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leases of 0.2 s, looked at every 20 ms."""
+    monkeypatch.setattr(lease_module, "LEASE_MS", 200)
+    monkeypatch.setattr(lease_module, "RENEW_EVERY_S", 0.02)
+
+
+@pytest.fixture
+async def brokers(redis_url: str) -> AsyncIterator[list[Broker]]:
+    """Two holders."""
+    found = [Broker(redis_url, "staging", name, KEYS.cursor("staging", "SPX")) for name in ("one", "two")]
+    yield found
+    for broker in found:
+        await broker.close()
+
+
+async def test_periodic_work_is_done_by_one_holder(brokers: list[Broker]) -> None:
+    done: list[str] = []
+    stop = asyncio.Event()
+
+    async def act(lease: str, owner: str) -> None:
+        done.append(owner)
+
+    tasks = [asyncio.create_task(every(broker, LEASE, 0.02, act, stop)) for broker in brokers]
+    await wait_until_async(lambda: len(done) >= 10, "it is done again and again")
+    stop.set()
+    await asyncio.gather(*tasks)
+    assert len(set(done)) == 1
+
+
+async def test_periodic_work_passes_on_when_its_holder_stops(brokers: list[Broker]) -> None:
+    done: list[str] = []
+    stops = [asyncio.Event(), asyncio.Event()]
+
+    async def act(lease: str, owner: str) -> None:
+        done.append(owner)
+
+    tasks = [asyncio.create_task(every(b, LEASE, 0.02, act, s)) for b, s in zip(brokers, stops, strict=True)]
+    await wait_until_async(lambda: done, "somebody works")
+    first = done[0]
+    stops[["one", "two"].index(first)].set()
+    await wait_until_async(lambda: done[-1] != first, "the other works")
+    for stop in stops:
+        stop.set()
+    await asyncio.gather(*tasks)
+
+
+async def test_periodic_work_passes_on_when_its_holder_dies(brokers: list[Broker]) -> None:
+    done: list[str] = []
+    stop = asyncio.Event()
+
+    async def act(lease: str, owner: str) -> None:
+        done.append(owner)
+
+    dying = asyncio.create_task(every(brokers[0], LEASE, 0.02, act, asyncio.Event()))
+    await wait_until_async(lambda: done, "the first works")
+    dying.cancel()
+    await asyncio.wait({dying})
+    heir = asyncio.create_task(every(brokers[1], LEASE, 0.02, act, stop))
+    await wait_until_async(lambda: done[-1] == "two", "the other works", 1.0)
+    stop.set()
+    await heir
+
+
+async def test_a_fault_of_periodic_work_does_not_end_it(brokers: list[Broker]) -> None:
+    tries: list[int] = []
+    stop = asyncio.Event()
+
+    async def act(lease: str, owner: str) -> None:
+        tries.append(1)
+        if len(tries) < 3:
+            raise TransientError("away")
+
+    task = asyncio.create_task(every(brokers[0], LEASE, 0.02, act, stop))
+    await wait_until_async(lambda: len(tries) >= 4, "it goes on")
+    stop.set()
+    await task
+
+
+class Held:
+    """Work that notes who holds it."""
+
+    def __init__(self) -> None:
+        self.holders: list[str] = []
+        self.most = 0
+
+    def by(self, name: str) -> Any:
+        async def work(stop: asyncio.Event) -> None:
+            self.holders.append(name)
+            self.most = max(self.most, len(self.holders))
+            try:
+                await stop.wait()
+            finally:
+                self.holders.remove(name)
+
+        return work
+
+
+async def test_held_work_has_one_holder_and_passes_on_when_it_stops(brokers: list[Broker], client: Any) -> None:
+    held = Held()
+    stops = [asyncio.Event(), asyncio.Event()]
+    tasks = [
+        asyncio.create_task(while_owned(broker, LEASE, held.by(broker.consumer), stop))
+        for broker, stop in zip(brokers, stops, strict=True)
+    ]
+    await wait_until_async(lambda: held.holders, "somebody works")
+    first = held.holders[0]
+    stops[["one", "two"].index(first)].set()
+    await wait_until_async(lambda: held.holders and held.holders[0] != first, "the other works")
+    for stop in stops:
+        stop.set()
+    await asyncio.gather(*tasks)
+    assert held.most == 1
+    assert client.exists(LEASE) == 0
+
+
+async def test_held_work_ends_as_soon_as_the_lease_is_another_s(brokers: list[Broker], client: Any) -> None:
+    held = Held()
+    stop = asyncio.Event()
+    task = asyncio.create_task(while_owned(brokers[0], LEASE, held.by("one"), stop))
+    await wait_until_async(lambda: held.holders == ["one"], "it works")
+    client.set(LEASE, "somebody else", px=60_000)
+    await wait_until_async(lambda: held.holders == [], "it ended")
+    assert client.get(LEASE) == b"somebody else"
+    stop.set()
+    await task
+
+
+async def test_held_work_ends_when_the_lease_cannot_be_renewed(
+    brokers: list[Broker], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server is away: before the lease can pass to somebody else, the work is over."""
+    held = Held()
+    stop = asyncio.Event()
+    task = asyncio.create_task(while_owned(brokers[0], LEASE, held.by("one"), stop))
+    await wait_until_async(lambda: held.holders == ["one"], "it works")
+
+    async def away(self: Broker, key: str, ttl_ms: int) -> bool:
+        raise TransientError("away")
+
+    monkeypatch.setattr(Broker, "take_lease", away)
+    await wait_until_async(lambda: held.holders == [], "it ended", 0.2)
+    stop.set()
+    await task
+
+
+async def test_held_work_that_fails_tells_so(brokers: list[Broker]) -> None:
+    async def fails(stop: asyncio.Event) -> None:
+        raise RuntimeError("broken")
+
+    with pytest.raises(RuntimeError, match="broken"):
+        await asyncio.wait_for(while_owned(brokers[0], LEASE, fails, asyncio.Event()), 5.0)
+
+
+async def test_held_work_that_ends_by_itself_is_begun_again(brokers: list[Broker]) -> None:
+    begun: list[int] = []
+    stop = asyncio.Event()
+
+    async def short(_: asyncio.Event) -> None:
+        begun.append(1)
+
+    task = asyncio.create_task(while_owned(brokers[0], LEASE, short, stop))
+    await wait_until_async(lambda: len(begun) >= 3, "it is begun again")
+    stop.set()
+    await task
