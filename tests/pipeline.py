@@ -8,7 +8,7 @@ again. Beside it stand the builders of chains and frames that the tests share.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Coroutine, Hashable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from consumers.memory import MemoryStore
@@ -41,10 +41,11 @@ class ProcessDiedError(Exception):
     """The process died before this commit."""
 
 
-def drive(coroutine: Coroutine[Any, Any, T]) -> T:
-    """The result of a coroutine that never waits, as those of the store in memory."""
+def drive(awaited: Awaitable[T]) -> T:
+    """What a coroutine that never waits returns, as those of the store in memory."""
+    steps = awaited.__await__()
     try:
-        coroutine.send(None)
+        next(steps)
     except StopIteration as done:
         found: T = done.value
         return found

@@ -8,7 +8,7 @@ from typing import Any
 from redis.crc import key_slot
 
 from consumers.encoding import encode_commit
-from contracts.commit import Applied, Merge, Publish, Renew
+from contracts.commit import Merge, Publish, Renew
 from contracts.keys import Keys
 from contracts.symbology import CALL
 from contracts.topology import StageName
@@ -75,7 +75,6 @@ def test_the_run_of_this_test_has_every_kind_of_commit(settings_for: Callable[..
     kinds = {type(write) for _, commit, _ in pipeline.commits for write in commit.writes}
     assert {Merge, Publish, Renew} <= kinds
     assert len(kinds) >= 14
-    assert all(isinstance(outcome, Applied) for _, _, outcome in pipeline.commits)
     assert pipeline.active("SPX").startswith("{SPX}:")
     events = [one["type"] for one in pipeline.store.streams[pipeline.keys.model_stream("SPX")]]
     assert {b"reset", b"diff", b"tick", b"gex"} <= set(events)

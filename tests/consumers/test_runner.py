@@ -629,14 +629,21 @@ async def test_entries_claimed_while_pending_ones_are_being_read_are_not_overloo
     (entry_id,) = add(client, "orphan")
     client.xreadgroup(GROUP, "dead", {STREAM: ">"})
     client.xclaim(STREAM, GROUP, "dead", 0, [entry_id], idle=120_000)
-    read_pending = Broker.read_pending
+    read_pending, claim_idle = Broker.read_pending, Broker.claim_idle
+    replied = asyncio.Event()
 
     async def slowly(self: Broker, stream: str, count: int) -> list[RawEntry]:
         found = await read_pending(self, stream, count)
+        replied.set()
         await wait_until_async(lambda: worker.runner.activity.claimed, "the sweep has claimed")
         return found
 
+    async def then(self: Broker, stream: str, idle_ms: int, cursor: str) -> tuple[str, int]:
+        await replied.wait()
+        return await claim_idle(self, stream, idle_ms, cursor)
+
     monkeypatch.setattr(Broker, "read_pending", slowly)
+    monkeypatch.setattr(Broker, "claim_idle", then)
     worker = start(Tiny(), "two", claim_idle_ms=60_000)
     await wait_until_async(lambda: seen(client) == once("orphan"), "the claimed entry took effect", 3.0)
 

@@ -71,7 +71,7 @@ def test_every_message_is_on_some_stream() -> None:
 # --- what is refused
 
 DIRTY = PlaneDirty("SPX", "SPX:5:1f3a", "SPXW:2026-01-16")
-BODY: dict[str, Any] = json.loads(encode(DIRTY)["data"])
+BODY: dict[str, Any] = json.loads(wire(DIRTY)[b"data"])
 
 
 @pytest.mark.parametrize(
@@ -120,7 +120,7 @@ def test_a_newer_schema_is_no_bad_message_but_an_old_program() -> None:
 
 
 def test_integers_are_no_floats_and_booleans_no_integers() -> None:
-    body = json.loads(encode(ChainFetch("SPX", 1, "interval"))["data"])
+    body = json.loads(wire(ChainFetch("SPX", 1, "interval"))[b"data"])
     for bad in (1.5, True, "1"):
         with pytest.raises(DataError, match="ticket"):
             decode(wire(ChainFetch("SPX", 1, "interval"), data=json.dumps({**body, "ticket": bad})), (ChainFetch,))

@@ -200,7 +200,7 @@ def test_impossible_widths_are_refused(text: str) -> None:
 def test_settings_do_not_change() -> None:
     settings = load_settings({})
     with pytest.raises(ValueError, match="frozen"):
-        settings.massive_tick_ms = 5  # type: ignore[misc]
+        settings.massive_tick_ms = 5
 
 
 def test_paths_are_paths() -> None:

@@ -198,7 +198,7 @@ def test_anything_is_newer_than_an_empty_group(group: Group) -> None:
 # --- chain rows
 
 
-def groups_of(**values: object) -> dict[str, tuple[int, int, int]]:
+def groups_of(**values: Any) -> dict[str, tuple[int, int, int]]:
     """The stamps of a row's groups: (ms, rank, seq) by name."""
     found = chain_records(chain_row(6900, **values), 3, NOW)
     return {one.group.name: struct.unpack_from("<qi4xq", one.packed) for one in found}

@@ -177,7 +177,7 @@ def test_an_epoch_whose_keys_are_gone_is_rebuilt_at_once(lost: str) -> None:
         "quotes": f"epoch:{epoch}:plane:SPXW:{EXPIRATION}:quotes",
     }[lost]
     for kind in (pipeline.store.strings, pipeline.store.hashes):
-        kind.pop(key, None)  # type: ignore[attr-defined]
+        kind.pop(key, None)
     pipeline.tick(NOW)
     assert (tickets(pipeline), ticks(pipeline)) == ([(1, "rebuild")], [])
     rebuilt = pipeline.fetch(2, {EXPIRATION: chain_rows(FEW)}, ts=NOW + 1)
