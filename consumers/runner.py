@@ -158,9 +158,11 @@ class Runner:
         background = self._background[source.stream]
         background.raise_failure()
         if self._redo[source.stream]:
+            self._redo[source.stream] = False  # before reading: what is claimed meanwhile sets it again
             entries = await self.broker.read_pending(source.stream, source.batch + len(background.ids))
             entries = [entry for entry in entries if entry.id not in background.ids]
-            self._redo[source.stream] = bool(entries)
+            if entries:
+                self._redo[source.stream] = True
         else:
             entries = await self.broker.read_new(source.stream, source.batch)
         self.activity.last_read_ts = time()
@@ -213,7 +215,7 @@ class Runner:
         raw = [RawEntry(entry.id.id, fields[entry.id.id]) for entry in entries]
 
         async def work() -> None:
-            async with background.turn, self._renewed(source, raw):
+            async with self._renewed(source, raw), background.turn:
                 try:
                     await self._finish(source, entries, fields)
                 except TransientError as error:

@@ -2,20 +2,37 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from contracts.errors import FatalError
 
+_SYMBOL = re.compile(r"[A-Z]{1,6}[0-9]?\Z")
+_TOPICS = ("Q", "T", "A", "AM", "FMV")
 
-def _symbols(value: object) -> object:
+
+def _listed(value: object) -> object:
     if not isinstance(value, str):
         return value
-    return tuple(dict.fromkeys(part.strip().upper().removeprefix("I:") for part in value.split(",") if part.strip()))
+    return tuple(dict.fromkeys(part.strip().upper() for part in value.split(",") if part.strip()))
+
+
+def _symbols(value: tuple[str, ...]) -> tuple[str, ...]:
+    symbols = tuple(dict.fromkeys(symbol.removeprefix("I:") for symbol in value))
+    if not symbols or not all(_SYMBOL.match(symbol) for symbol in symbols):
+        raise ValueError("at least one symbol is expected, comma separated, such as SPX,NDX")
+    return symbols
+
+
+def _topics(value: tuple[str, ...]) -> tuple[str, ...]:
+    if not value or not set(value) <= set(_TOPICS):
+        raise ValueError(f"topics are {', '.join(_TOPICS)}, comma separated")
+    return value
 
 
 def _number_or_all(value: object) -> object:
@@ -24,13 +41,27 @@ def _number_or_all(value: object) -> object:
     return value
 
 
-Symbols = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_symbols)]
+def _points(value: object) -> object:
+    if value is None or value == "all":
+        return value
+    try:
+        points = float(str(value))
+    except ValueError:
+        points = 0.0
+    if not 0 < points < 1e6:
+        raise ValueError("a positive number of points or `all` is expected")
+    return points
+
+
+Symbols = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_listed), AfterValidator(_symbols)]
+Topics = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_listed), AfterValidator(_topics)]
+Points = Annotated[float | Literal["all"] | None, Field(union_mode="left_to_right"), BeforeValidator(_points)]
 
 
 class Settings(BaseSettings):
     """Every setting; the environment name is the upper-case field name."""
 
-    model_config = SettingsConfigDict(extra="ignore", frozen=True, env_ignore_empty=True)
+    model_config = SettingsConfigDict(extra="ignore", frozen=True, env_ignore_empty=True, allow_inf_nan=False)
 
     redis_url: str | None = Field(None, description="Redis or Valkey server; unset: an embedded Valkey is started")
     massive_api_key: str | None = Field(None, description="provider key; unset: the mock provider is used", repr=False)
@@ -45,15 +76,13 @@ class Settings(BaseSettings):
     massive_chain_interval_closed_sec: float = Field(30, gt=0, description="the same while the market is closed")
     massive_chain_snapshot_ttl: int = Field(60, ge=1, description="lifetime of snapshots, seconds")
     massive_chain_sigma: float = Field(2, gt=0, description="half width of the wanted window, in sigma sqrt(T)")
-    massive_chain_window_points: Annotated[float | Literal["all"] | None, Field(union_mode="left_to_right")] = Field(
-        None, description="half width in points instead; `all`: no window"
-    )
+    massive_chain_window_points: Points = Field(None, description="half width in points instead; `all`: no window")
     massive_epoch_ttl: int = Field(300, ge=5, description="lifetime of an epoch's keys, renewed while active, seconds")
     massive_epoch_dormant_threshold: float = Field(5, gt=0, description="silence that makes an epoch dormant, seconds")
     massive_epoch_dormant_count: int = Field(0, ge=0, description="dormant chains before a forced epoch")
     massive_model_ttl: int = Field(86400, ge=5, description="lifetime of published models, seconds")
     massive_ws_connections: int = Field(1, ge=0, description="option sockets; 0: snapshots only")
-    massive_ws_topics: Symbols = Field(("Q",), description="option topics: Q, T, A, AM, FMV")
+    massive_ws_topics: Topics = Field(("Q",), description="option topics: Q, T, A, AM, FMV")
     massive_tick_ms: int = Field(1000, ge=50, description="period of the tick")
     massive_future_tolerance_sec: float = Field(30, ge=0, description="how far ahead an event time may be")
     massive_stale_sec: float = Field(60, gt=0, description="age that makes a quote stale")
@@ -136,7 +165,7 @@ def parse_widths(text: str) -> tuple[float, ...]:
         widths = sorted({float(part) for part in text.split(",")})
     except ValueError:
         raise ValueError("a comma separated list of positive numbers is expected, such as 20,25,30") from None
-    if not widths or widths[0] <= 0 or widths[-1] > 1e6:
+    if not widths or not all(0 < width <= 1e6 for width in widths):
         raise ValueError("widths must be positive numbers")
     return tuple(widths)
 
@@ -155,8 +184,15 @@ def _unknown_names(environment: Mapping[str, str]) -> list[str]:
     for name, value in environment.items():
         if name.startswith(_OURS) and name not in known and not name.startswith(WIDTHS_PREFIX):
             near = _nearest(name, known)
-            problems.append(f"{name}={value!r}: no such setting" + (f"; did you mean {near}?" if near else ""))
+            problems.append(
+                f"{name}={_shown(name, value)}: no such setting" + (f"; did you mean {near}?" if near else "")
+            )
     return problems
+
+
+def _shown(name: str, value: object) -> str:
+    """A value for a message; what may be a secret is not told."""
+    return "***" if "KEY" in name or "SECRET" in name else repr(value)
 
 
 def _nearest(name: str, known: set[str]) -> str | None:
@@ -172,5 +208,5 @@ def _problem(detail: object) -> str:
     if not where:
         return str(detail["msg"]).removeprefix("Value error, ")
     name = where.split(".")[0].upper()
-    shown = "***" if "KEY" in name else repr(detail["input"])
-    return f"{name}={shown}: {detail['msg']}"
+    shown = _shown(name, detail["input"])
+    return f"{name}={shown}: {str(detail['msg']).removeprefix('Value error, ')}"
