@@ -556,6 +556,15 @@ def test_a_newer_quote_with_the_same_prices_is_stored_but_makes_nothing_dirty(
     assert store.entries(DIRTY_FLAG.stream) == before
 
 
+@pytest.mark.parametrize("other", [quote(2000, 9, 101, 110), quote(2000, 9, 100, 111)], ids=["bid", "ask"])
+def test_a_change_of_either_side_makes_the_plane_dirty(store: Store, other: Record) -> None:
+    lay_out(store)
+    write(store, merge(row_of(BASE)), tiles_at(2))
+    write(store, merge(row_of(other)))
+    assert version_of(store, "quotes") == 3
+    assert len(store.entries(DIRTY_FLAG.stream)) == 2
+
+
 def test_a_record_that_loses_makes_nothing_dirty(store: Store) -> None:
     lay_out(store)
     write(store, merge(row_of(BASE)))

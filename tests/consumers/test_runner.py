@@ -186,6 +186,7 @@ async def test_every_entry_takes_effect_once_and_is_acknowledged(start: Start, c
     worker = start(Tiny())
     await until_seen(client, once(*names))
     assert pending(client) == []
+    await worker.drain()
     assert worker.runner.activity.entries == 57
 
 
@@ -196,6 +197,8 @@ async def test_consumers_of_a_group_share_the_work(start: Start, client: Any) ->
         add(client, name)
         await asyncio.sleep(0)
     await until_seen(client, once(*names))
+    for worker in workers:
+        await worker.drain()
     assert sum(worker.runner.activity.entries for worker in workers) == 120
 
 
@@ -230,6 +233,7 @@ async def test_a_step_that_leaves_entries_is_taken_again(start: Start, client: A
     add(client, "a", "b", "c")
     worker = start(Tiny(step=step))
     await until_seen(client, once("a", "b", "c"))
+    await worker.drain()
     assert worker.runner.activity.commits == 3
 
 
@@ -288,8 +292,7 @@ async def test_a_batch_is_halved_until_the_entry_at_fault_is_alone(start: Start,
     await until_seen(client, once(*names))
     await wait_until_async(lambda: not pending(client), "everything is acknowledged")
     assert parked(client) == [{"reason": "one of these is bad", "id": ids[5], "name": "bad"}]
-    assert tried[0] == 14
-    assert 1 in tried
+    assert tried == [14, 7, 3, 4, 2, 2, 1, 1, 7]
 
 
 async def test_a_bad_batch_without_a_bad_entry_is_worked_in_parts_and_nothing_parked(start: Start, client: Any) -> None:

@@ -543,6 +543,32 @@ def test_a_zombie_builder_writes_nothing() -> None:
     assert zombie.store.lists == overtaker.lists
 
 
+def test_a_builder_is_refused_as_soon_as_another_build_has_begun() -> None:
+    """The active epoch is still the one it builds from, but the place is taken; the newest fetch wins in the end."""
+    slow = _before_promotion()
+    begun = len(slow.commits)
+    other = slow.fork()
+    other.skip(slow.keys.chain_stream("SPX"))
+
+    def begin_another(_: Commit) -> None:
+        if len(slow.commits) == begun + 2 and other.commits_before_crash is None:
+            other.commits_before_crash = 2
+            with pytest.raises(ProcessDiedError):
+                other.fetch(3, {EXPIRATION: chain_rows(FEWER)}, ts=NOW + 20)
+            slow.skip(slow.keys.chain_stream("SPX"))
+
+    slow.before_commit = begin_another
+    slow.run(StageName.STAGING)
+    refused = slow.commits[begun + 2][2]
+    assert isinstance(refused, Refused)
+    assert getattr(refused.guard, "key", "") == slow.keys.building("SPX")
+    other.commits_before_crash = None
+    other.restart()
+    other.run(StageName.STAGING)
+    assert other.meta()["fetch"] == "3"
+    assert promotions(other)[-1] == other.active()
+
+
 def test_two_builders_of_one_fetch_make_one_epoch() -> None:
     """A slow consumer's entry was claimed: both work on it, commit by commit in turn."""
     slow = _before_promotion()
@@ -560,6 +586,25 @@ def test_two_builders_of_one_fetch_make_one_epoch() -> None:
     whole = _before_promotion()
     whole.run(StageName.STAGING)
     assert _values(slow) == _values(whole)
+
+
+def test_a_slow_builder_does_not_switch_away_from_a_newer_fetch() -> None:
+    """While it built, a newer fetch found the active board unchanged and refreshed it in place."""
+    slow = _before_promotion()
+    before = slow.active()
+    done: list[bool] = []
+
+    def refresh_first(commit: Commit) -> None:
+        if _switch(slow, commit) and not done:
+            done.append(True)
+            other = slow.fork()
+            other.skip(slow.keys.chain_stream("SPX"))
+            other.fetch(3, {EXPIRATION: chain_rows(STRIKES), LATER: chain_rows(FEW, LATER)}, ts=NOW + 20)
+
+    slow.before_commit = refresh_first
+    slow.run(StageName.STAGING)
+    assert done
+    assert (slow.active(), slow.meta()["fetch"]) == (before, "3")
 
 
 def test_the_switch_needs_every_key_of_the_new_board() -> None:
