@@ -71,10 +71,16 @@ class KnownTiles:
     def __init__(self) -> None:
         self._tiles: dict[tuple[str, str], Tiles] = {}
 
-    def get(self, epoch: str, plane: str, version: int) -> Tiles | None:
-        """The tiles of a plane at this very version."""
+    def get(self, epoch: str, plane: str, head: Tiles) -> Tiles | None:
+        """The tiles of a plane that this header belongs to.
+
+        The watermark tells a version from its namesake: a server restored from an older log counts the same numbers
+        again.
+        """
         found = self._tiles.get((epoch, plane))
-        return found if found is not None and found.version == version else None
+        if found is None or (found.version, found.watermark) != (head.version, head.watermark):
+            return None
+        return found
 
     def put(self, epoch: str, plane: str, tiles: Tiles) -> None:
         """Remember a plane's tiles, and forget those of other epochs of the symbol."""

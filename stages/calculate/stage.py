@@ -345,7 +345,7 @@ async def with_cells(
     headed: list[Tiles | None],
 ) -> list[Tiles | None]:
     """Layers of which the headers were read, with their cells: what is known of a version is not read again."""
-    found = [head and known.get(epoch, plane.id, head.version) for plane, head in zip(planes, headed, strict=True)]
+    found = [head and known.get(epoch, plane.id, head) for plane, head in zip(planes, headed, strict=True)]
     wanted = [(at, head) for at, head in enumerate(headed) if head is not None and found[at] is None]
     if wanted:
         blobs = await reader.values(*(keys.plane(epoch, planes[at].id, layer) for at, _ in wanted))
