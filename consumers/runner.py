@@ -14,8 +14,8 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable, Coroutine, Hashable, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
-from time import monotonic, time
+from dataclasses import dataclass
+from time import time
 from typing import Any, TypeAlias, TypeVar
 
 import structlog
@@ -54,7 +54,6 @@ class Activity:
     last_commit_ts: float = 0.0
     last_read_ts: float = 0.0
     waiting_for: str = ""
-    batch_ms: list[float] = field(default_factory=list)
 
 
 class Backoff:
@@ -229,7 +228,6 @@ class Runner:
     ) -> None:
         """Load, step and commit until every entry is acknowledged, parked, or another's."""
         refusals = 0
-        started = monotonic()
         count = len(entries)
         while entries:
             try:
@@ -251,7 +249,6 @@ class Runner:
                 if refusals % REFUSALS_BEFORE_PAUSE == 0:
                     await asyncio.sleep(0.01)
         self.activity.entries += count
-        self.activity.batch_ms.append((monotonic() - started) * 1000)
 
     async def _apply(self, commits: Sequence[Commit], entries: list[Entry[Any]]) -> tuple[list[Entry[Any]], bool]:
         merged = 0

@@ -115,11 +115,6 @@ class Settings(BaseSettings):
             )
         return self
 
-    @property
-    def chain_windowed(self) -> bool:
-        """False when the whole chain is fetched."""
-        return self.massive_chain_window_points != "all"
-
 
 DEFAULT_WIDTHS: dict[str, tuple[float, ...]] = {
     "SPX": (20, 25, 30, 35, 40, 45, 50),

@@ -138,9 +138,13 @@ class StageProcess:
 
     async def _heartbeat(self, port: int, stop: asyncio.Event) -> None:
         broker = self.broker(self.settings.massive_symbols[0])
+        asked = False
         while not stop.is_set():
             try:
                 await broker.set_field(self.keys.heartbeat(), self.consumer, self._heartbeat_body(port))
+                if not asked:
+                    asked = True
+                    await warn_if_evicting(broker)
             except TransientError as error:
                 log.warning("waiting", stage=self.name, reason=str(error))
             with suppress(TimeoutError):
@@ -168,6 +172,13 @@ class StageProcess:
         for name, body in (await broker.fields(self.keys.heartbeat())).items():
             if time() - json.loads(body).get("ts", 0.0) > HEARTBEAT_STALE_S:
                 await broker.drop_field(self.keys.heartbeat(), name.decode())
+
+
+async def warn_if_evicting(broker: Broker) -> None:
+    """Say so when the server may delete our keys to save memory: then the board can lose contracts."""
+    policy = await broker.server_memory_policy()
+    if policy not in ("", "noeviction"):
+        log.warning("server_may_evict", policy=policy, reason="set maxmemory-policy to noeviction")
 
 
 async def _ending_all(part: Work, stop: asyncio.Event) -> None:

@@ -282,7 +282,7 @@ def build_stage(keys: Keys, symbol: str, settings: CalculateSettings, offload: O
         row.key(keys, symbol),
         BATCH,
         lambda fields: decode(fields, row.messages),
-        _partition,
+        by_type_and_symbol,
         calculation.load,
         calculation.step,
         in_background=lambda message: isinstance(message, Tick),
@@ -309,7 +309,8 @@ def _others(entries: EpochEntries, current: EpochEntries) -> EpochEntries:
     return [entry for entry in entries if entry not in current]
 
 
-def _partition(message: Message) -> Hashable:
+def by_type_and_symbol(message: Message) -> Hashable:
+    """Messages of one type about one symbol are worked on together."""
     return message.TYPE, symbol_of(message)
 
 

@@ -7,7 +7,7 @@ consumers.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
@@ -42,7 +42,7 @@ from contracts.symbology import days_to_expiration
 from contracts.topology import StageName, streams_of
 from contracts.versions import Level, Versions, complete_to
 from stages.calculate.layers import Cells, CompiledEpoch, CompiledEpochs, KnownTiles, layer_of, layer_write
-from stages.calculate.stage import acknowledged, epoch_of, symbol_of, with_cells
+from stages.calculate.stage import acknowledged, by_type_and_symbol, epoch_of, symbol_of, with_cells
 from stages.models.build import build_models
 from stages.models.diff import diff_cells, encode_diff, encode_reset, encode_reset_plane
 
@@ -358,16 +358,12 @@ def build_stage(keys: Keys, symbol: str, settings: ModelSettings, offload: Offlo
         row.key(keys, symbol),
         BATCH,
         lambda fields: decode(fields, row.messages),
-        _partition,
+        by_type_and_symbol,
         publication.load,
         publication.step,
         in_background=lambda message: isinstance(message, AnalyticsComputed),
     )
     return Stage(StageName.MODELS, (source,))
-
-
-def _partition(message: Message) -> Hashable:
-    return message.TYPE, symbol_of(message)
 
 
 def _planes_concerned(compiled: CompiledEpoch, entries: StrategyEntries) -> tuple[Plane, ...]:

@@ -7,6 +7,8 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+import redis
+import structlog
 
 from consumers.broker import Broker
 from consumers.clients import hide_password
@@ -15,6 +17,7 @@ from contracts.commit import AddMembers, Commit, EntryId, PushItem, SetFields, S
 from contracts.errors import FatalError, TransientError
 from contracts.keys import Keys
 from contracts.ports import CountExisting, GetFields, GetHead, GetItems, GetValue, Read
+from ops.stage_process import warn_if_evicting
 from tests.waiting import wait_until_async
 
 KEYS = Keys()
@@ -287,3 +290,18 @@ def test_urls_are_shown_without_login(url: str, shown: str) -> None:
 
 async def test_the_memory_policy_of_the_server_is_known(one: Broker) -> None:
     assert await one.server_memory_policy() == "noeviction"
+
+
+async def test_a_server_that_may_evict_keys_is_told_about(one: Broker, redis_url: str) -> None:
+    client: Any = redis.Redis.from_url(redis_url)
+    with structlog.testing.capture_logs() as before:
+        await warn_if_evicting(one)
+    client.config_set("maxmemory-policy", "allkeys-lru")
+    try:
+        with structlog.testing.capture_logs() as told:
+            await warn_if_evicting(one)
+    finally:
+        client.config_set("maxmemory-policy", "noeviction")
+        client.close()
+    assert before == []
+    assert [(line["event"], line["policy"]) for line in told] == [("server_may_evict", "allkeys-lru")]
