@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import html
 import json
 import os
 import secrets
@@ -14,6 +13,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
+from pathlib import Path
 from time import time
 from typing import Any
 
@@ -39,6 +39,7 @@ log = structlog.get_logger("gateway")
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
+PAGE = Path(__file__).parent / "page"
 MAX_CLIENTS = 1000
 WRITE_S = 30.0  # a client that takes nothing for so long is let go
 HEARTBEAT_EVERY_S = 1.0
@@ -157,6 +158,8 @@ class Gateway:
         app.add_routes(
             [
                 web.get("/", self._page),
+                web.static("/page", PAGE),
+                web.get("/api/symbols", self._symbols),
                 web.get("/api/status", self._status),
                 web.get("/api/models/{symbol}/heatmap", self._heatmap),
                 web.get("/api/models/{symbol}/gex", self._gex),
@@ -195,16 +198,11 @@ class Gateway:
 
     # --- pages
 
-    async def _page(self, _: web.Request) -> web.Response:
-        items = "".join(
-            f"<li><code>{html.escape(path)}</code> {html.escape(meaning)}</li>" for path, meaning in _ENDPOINTS
-        )
-        symbols = html.escape(", ".join(self.followers))
-        text = (
-            "<!doctype html><meta charset=utf-8><title>MarketSwarm</title>"
-            f"<h1>MarketSwarm</h1><p>Symbols (U): {symbols}</p><ul>{items}</ul>"
-        )
-        return web.Response(text=text, content_type="text/html")
+    async def _page(self, _: web.Request) -> web.FileResponse:
+        return web.FileResponse(PAGE / "index.html")
+
+    async def _symbols(self, _: web.Request) -> web.Response:
+        return web.json_response({"symbols": list(self.followers)})
 
     async def _status(self, _: web.Request) -> web.Response:
         return web.json_response(await asyncio.to_thread(read_status, self._redis_url, self._settings))

@@ -1,0 +1,262 @@
+/**
+ * The heatmap: a sheet (strikes x widths, or strikes x expirations) on a canvas.
+ *
+ * A full draw happens when the view changes (axis, theme, plane); a diff repaints the cells it changed and those that
+ * still fade, and nothing else. That is what holds 60 frames a second at ten diffs a second.
+ */
+
+import { Scale, boundsOf } from "./colour.js";
+import { formatValue } from "./values.js";
+
+const FADE_MS = 900;
+const HATCHED = 0b111111; // the flags of quotes: bits 0 to 5
+const RESCALE_SHARE = 0.25; // values outside the scale by so much of its span: a new scale is due
+
+export class Heatmap extends EventTarget {
+  constructor(canvas, axis) {
+    super();
+    this.canvas = canvas;
+    this.axis = axis;
+    this.context = canvas.getContext("2d", { alpha: false });
+    this.sheet = null;
+    this.metric = "mid";
+    this.spot = null;
+    this.theme = "dark";
+    this.range = null; // [low, high] chosen by the user, null: automatic
+    this.scale = null;
+    this.cursor = -1; // the place under the keyboard
+    this.fading = new Map(); // place -> time it changed
+    this.marks = []; // [{price, label, colour, dash}], lines across the map
+    this.band = null; // [low, high]: expected move
+    this.paintMs = [];
+    this.frame = 0;
+    this.whole = true;
+    axis.addEventListener("move", () => this.redraw());
+  }
+
+  /** Show a sheet by a metric; the scale is kept while the places and the metric stay what they are. */
+  show(sheet, metric, spot) {
+    const same = this.sheet?.key === sheet.key && this.metric === metric;
+    Object.assign(this, { sheet, metric, spot });
+    if (!same) {
+      this.fading.clear();
+      this.rescale();
+    }
+    this.redraw();
+  }
+
+  rescale() {
+    const { sheet } = this;
+    if (!sheet) return;
+    const values = Array.from(sheet.cells, (_, place) => sheet.value(this.metric, place, this.spot));
+    const [low, high] = this.range ?? boundsOf(values);
+    this.scale = new Scale(this.theme, low, high);
+    this.dispatchEvent(new Event("scale"));
+  }
+
+  /** Cells of a plane changed: repaint those in sight, and let them fade. */
+  touch(plane, cells) {
+    if (!this.sheet) return;
+    const now = performance.now();
+    for (const cell of cells) {
+      const place = this.sheet.placeOf(plane, cell);
+      if (place >= 0) this.fading.set(place, now);
+    }
+    if (this.metric === "change") this.whole = true; // a neighbour's price is part of it
+    if (this.fading.size) this.#schedule();
+  }
+
+  redraw() {
+    this.whole = true;
+    this.#schedule();
+  }
+
+  resize() {
+    const box = this.canvas.parentElement.getBoundingClientRect();
+    const ratio = window.devicePixelRatio || 1;
+    this.canvas.width = Math.round(box.width * ratio);
+    this.canvas.height = Math.round(box.height * ratio);
+    this.width = box.width;
+    this.height = box.height;
+    this.context.setTransform(ratio, 0, 0, ratio, 0, 0);
+    this.redraw();
+  }
+
+  /** The place under a point of the canvas, -1 where there is no cell. */
+  at(x, y) {
+    const shown = this.axis.rowAt(y);
+    if (!this.sheet || shown < 0 || x < this.gutter) return -1;
+    const column = Math.floor((x - this.gutter) / this.columnWidth);
+    if (column >= this.sheet.columns.length) return -1;
+    const place = (this.sheet.strikes.length - 1 - shown) * this.sheet.columns.length + column;
+    return this.sheet.cells[place] < 0 ? -1 : place;
+  }
+
+  get gutter() {
+    return 58;
+  }
+
+  get columnWidth() {
+    return (this.width - this.gutter) / Math.max(1, this.sheet?.columns.length ?? 1);
+  }
+
+  #schedule() {
+    if (this.frame) return;
+    this.frame = requestAnimationFrame(() => {
+      this.frame = 0;
+      this.#paint();
+    });
+  }
+
+  #paint() {
+    if (!this.sheet || !this.width) return;
+    const began = performance.now();
+    if (this.whole || this.#isOffScale()) this.#paintAll();
+    else this.#paintFading(began);
+    this.paintMs.push(performance.now() - began);
+    if (this.paintMs.length > 600) this.paintMs.shift();
+    for (const [place, since] of this.fading) if (began - since > FADE_MS) this.fading.delete(place);
+    if (this.fading.size) this.#schedule();
+  }
+
+  /** A scale stays until values leave it for good; only cells that just changed need be looked at. */
+  #isOffScale() {
+    if (this.range) return false;
+    const { sheet, scale } = this;
+    const slack = (scale.high - scale.low) * RESCALE_SHARE;
+    let outside = 0;
+    for (const place of this.fading.keys()) {
+      const value = sheet.value(this.metric, place, this.spot);
+      if (value !== null && (value < scale.low - slack || value > scale.high + slack)) outside += 1;
+    }
+    if (outside <= sheet.cells.length * 0.04) return false;
+    this.rescale();
+    return true;
+  }
+
+  #paintAll() {
+    this.whole = false;
+    const { context, axis, sheet } = this;
+    const style = getComputedStyle(document.documentElement);
+    this.ink = style.getPropertyValue("--cell-ink").trim();
+    this.paper = style.getPropertyValue("--panel").trim();
+    this.dim = style.getPropertyValue("--dim").trim();
+    this.flash = style.getPropertyValue("--flash").trim();
+    context.fillStyle = this.paper;
+    context.fillRect(0, 0, this.width, this.height);
+    if (!sheet.columns.length) return this.#say("no cells of this strategy on this plane");
+    const [from, to] = axis.visible;
+    const now = performance.now();
+    for (let shown = from; shown < to; shown += 1) {
+      const row = sheet.strikes.length - 1 - shown;
+      this.#paintStrike(shown, sheet.strikes[row]);
+      for (let column = 0; column < sheet.columns.length; column += 1) {
+        this.#paintCell(row * sheet.columns.length + column, now);
+      }
+    }
+    this.#paintMarks();
+    return undefined;
+  }
+
+  #say(words) {
+    this.context.fillStyle = this.dim;
+    this.context.fillText(words, this.gutter, 24);
+  }
+
+  #paintFading(now) {
+    const [from, to] = this.axis.visible;
+    const { sheet } = this;
+    for (const place of this.fading.keys()) {
+      const shown = sheet.strikes.length - 1 - Math.floor(place / sheet.columns.length);
+      if (shown >= from && shown < to) this.#paintCell(place, now);
+    }
+    this.#paintMarks();
+  }
+
+  #paintStrike(shown, strike) {
+    const { context, axis } = this;
+    context.font = "12px system-ui, sans-serif";
+    context.textBaseline = "middle";
+    context.textAlign = "right";
+    context.fillStyle = this.dim;
+    context.fillText(String(strike), this.gutter - 8, axis.middle(shown));
+  }
+
+  #paintCell(place, now) {
+    const { context, axis, sheet, columnWidth } = this;
+    const height = axis.rowHeight;
+    const x = this.gutter + (place % sheet.columns.length) * columnWidth;
+    const y = axis.middle(sheet.strikes.length - 1 - Math.floor(place / sheet.columns.length)) - height / 2;
+    const value = sheet.value(this.metric, place, this.spot);
+    context.fillStyle = this.paper;
+    context.fillRect(x, y, columnWidth, height);
+    if (sheet.cells[place] < 0) return;
+    context.fillStyle = this.scale.shade(value) ?? this.paper;
+    context.fillRect(x + 0.5, y + 0.5, columnWidth - 1, height - 1);
+    if (sheet.flags(place) & HATCHED) this.#hatch(x, y, height);
+    const since = this.fading.get(place);
+    if (since !== undefined && now - since < FADE_MS) this.#paintFlash(x, y, height, 1 - (now - since) / FADE_MS);
+    if (height >= 14) this.#paintText(formatValue(this.metric, value), x, y, height, value === null);
+    if (place === this.cursor) this.#paintFlash(x, y, height, 1);
+  }
+
+  #paintFlash(x, y, height, strength) {
+    const { context } = this;
+    context.globalAlpha = strength;
+    context.strokeStyle = this.flash;
+    context.lineWidth = 2;
+    context.strokeRect(x + 1.5, y + 1.5, this.columnWidth - 3, height - 3);
+    context.globalAlpha = 1;
+  }
+
+  #paintText(text, x, y, height, isUnknown) {
+    const { context } = this;
+    context.font = "12px system-ui, sans-serif";
+    context.textAlign = "center";
+    context.textBaseline = "middle";
+    context.fillStyle = isUnknown ? this.dim : this.ink;
+    context.fillText(isUnknown ? "·" : text, x + this.columnWidth / 2, y + height / 2 + 0.5);
+  }
+
+  #hatch(x, y, height) {
+    const { context } = this;
+    context.save();
+    context.beginPath();
+    context.rect(x + 1, y + 1, this.columnWidth - 2, height - 2);
+    context.clip();
+    context.beginPath();
+    for (let at = -height; at < this.columnWidth; at += 7) {
+      context.moveTo(x + at, y + height);
+      context.lineTo(x + at + height, y);
+    }
+    context.globalAlpha = 0.28;
+    context.strokeStyle = this.ink;
+    context.lineWidth = 1;
+    context.stroke();
+    context.restore();
+  }
+
+  /** Lines drawn over cells leave no trace: the cells under them are repainted with the whole map only. */
+  #paintMarks() {
+    const { context, axis } = this;
+    if (this.band) {
+      const [top, bottom] = [axis.place(this.band[1]) ?? 0, axis.place(this.band[0]) ?? this.height];
+      context.fillStyle = this.flash;
+      context.globalAlpha = 0.9;
+      context.fillRect(this.gutter - 4, top, 2, bottom - top);
+      context.globalAlpha = 1;
+    }
+    for (const mark of this.marks) {
+      const y = axis.place(mark.price);
+      if (y === null) continue;
+      context.strokeStyle = mark.colour;
+      context.lineWidth = 1.5;
+      context.setLineDash(mark.dash ?? []);
+      context.beginPath();
+      context.moveTo(this.gutter, y);
+      context.lineTo(this.width, y);
+      context.stroke();
+    }
+    context.setLineDash([]);
+  }
+}
