@@ -1,0 +1,107 @@
+"""One tile in full: its legs with their quotes, its prices, what it can win and lose, and the order for it. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import date
+from typing import Any
+
+from contracts.errors import DataError
+from contracts.geometry import Listing, Plane
+from contracts.planes import UNKNOWN, Array, Ints
+from contracts.symbology import CALL, INDEX_SERIES
+from stages.calculate.plan import SIDES, SINGLE, STRATEGIES, Plan
+from stages.calculate.tiles import Flag
+
+Json = dict[str, Any]
+
+_WEEKLY = frozenset(root for root, series in INDEX_SERIES.items() if root != series.underlying)
+_RATIOS = {"butterfly": (1, -2, 1), "vertical": (1, -1), "single": (1,)}
+_MONTHS = ("JAN", "FEB", "MAR", "APR", "MAY", "JUN", "JUL", "AUG", "SEP", "OCT", "NOV", "DEC")
+
+
+@dataclass(frozen=True, slots=True)
+class TileName:
+    """Which tile: strike and width in points; the width of a single is 0."""
+
+    strategy: str
+    side: str
+    strike: float
+    width: float
+
+    def __post_init__(self) -> None:
+        if self.strategy not in STRATEGIES:
+            raise DataError(f"no strategy {self.strategy!r}; there are {', '.join(STRATEGIES)}")
+        if self.side not in SIDES:
+            raise DataError(f"no side {self.side!r}; there are {', '.join(SIDES)}")
+
+
+def cell_of(plan: Plan, name: TileName) -> int | None:
+    """The number of the tile's cell; None if it is not on the plan."""
+    block = plan.block(name.strategy, name.side)
+    wanted = round(name.strike * 1000), round(name.width * 1000)
+    for cell in range(block.start, block.stop):
+        if (int(plan.strike_milli[cell]), int(plan.width_milli[cell])) == wanted:
+            return cell
+    return None
+
+
+def tile_view(symbol: str, plane: Plane, plan: Plan, cell: int, cells: Ints, quotes: Array) -> Json:
+    """The tile as JSON: prices in dollars, unknown null; `order` is null with a reason when there is no mid."""
+    mid2, buy, sell, flags = (int(value) for value in cells[:, cell])
+    strategy, side = STRATEGIES[plan.strategy[cell]], SIDES[plan.side[cell]]
+    width = int(plan.width_milli[cell]) / 1000
+    mid = None if mid2 == UNKNOWN else mid2 / 200
+    legs = [plane.rows[row] for row in plan.legs[:, cell].tolist()[: len(_RATIOS[strategy])]]
+    rows = [quotes[row] for row in plan.legs[:, cell].tolist()[: len(legs)]]
+    return {
+        "symbol": symbol,
+        "plane": plane.id,
+        "strategy": strategy,
+        "side": side,
+        "strike": int(plan.strike_milli[cell]) / 1000,
+        "width": width,
+        "cell": cell,
+        "mid": mid,
+        "buy": _dollars(buy),
+        "sell": _dollars(sell),
+        "flags": [flag.name.lower() for flag in Flag if flags & flag and flag.name],
+        **_payoff(strategy, mid, width),
+        "legs": [_leg(listing, ratio, row) for listing, ratio, row in zip(legs, _RATIOS[strategy], rows, strict=True)],
+        "order": None if mid is None else order_line(symbol, plane, strategy, side, legs, mid),
+        "order_reason": "no mid: a leg has no bid or no ask" if mid is None else None,
+    }
+
+
+def order_line(symbol: str, plane: Plane, strategy: str, side: str, legs: list[Listing], mid: float) -> str:
+    """A limit order at the mid as thinkorswim writes it: `BUY +1 BUTTERFLY SPX 100 (Weeklys) 19 FEB 26 ...`."""
+    day = date.fromisoformat(plane.expiration)
+    spread = "" if strategy == SINGLE else f" {strategy.upper()}"
+    weekly = " (Weeklys)" if plane.root in _WEEKLY else ""
+    strikes = "/".join(f"{listing.strike_milli / 1000:g}" for listing in legs)
+    expires = f"{day.day} {_MONTHS[day.month - 1]} {day:%y}"
+    return f"BUY +1{spread} {symbol} 100{weekly} {expires} {strikes} {side.upper()} @{mid:.2f} LMT"
+
+
+def _leg(listing: Listing, ratio: int, row: Any) -> Json:
+    quote = row["quote"]
+    return {
+        "id": listing.cid,
+        "ratio": ratio,
+        "strike": listing.strike_milli / 1000,
+        "type": "call" if listing.type == CALL else "put",
+        "bid": _dollars(int(quote["bid"])),
+        "ask": _dollars(int(quote["ask"])),
+        "ts": int(quote["ms"]) / 1000 if int(quote["ms"]) > 0 else None,
+    }
+
+
+def _payoff(strategy: str, mid: float | None, width: float) -> Json:
+    """models.md 2: at most the width less the debit; a single has no bound above."""
+    if strategy == SINGLE or mid is None:
+        return {"max_profit": None, "max_loss": mid, "r2r": None}
+    return {"max_profit": width - mid, "max_loss": mid, "r2r": (width - mid) / mid if mid > 0 else None}
+
+
+def _dollars(cents: int) -> float | None:
+    return None if cents == UNKNOWN else cents / 100
