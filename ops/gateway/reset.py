@@ -18,8 +18,10 @@ from contracts.planes import HEADER_BYTES, Tiles, decode_tiles, unpack_header
 from contracts.ports import Reader
 from contracts.symbology import days_to_expiration
 from contracts.versions import Versions, complete_to
-from ops.gateway.stream import FIRST, StreamId, render, stream_id
+from ops.gateway.event import Event, Layout
+from ops.gateway.stream import FIRST, StreamId, merged, stream_id
 from stages.calculate.layers import CompiledEpoch, CompiledEpochs
+from stages.calculate.plan import SIDES, STRATEGIES
 from stages.models.diff import encode_reset, encode_reset_plane
 
 REASON = "joined"
@@ -27,10 +29,11 @@ REASON = "joined"
 
 @dataclass(frozen=True, slots=True)
 class Reset:
-    """A rendered reset and the entry it stands at."""
+    """A reset and the entry it stands at, with the newest model of each kind, which are not part of the order."""
 
     id: StreamId
-    chunk: bytes
+    event: Event
+    models: tuple[Event, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +43,7 @@ class _Published:
     versions: Versions
     watermark: float
     tiles: tuple[Tiles, ...]  # per plane of the geometry
+    models: Mapping[str, bytes]  # kind -> JSON
 
 
 class Resets:
@@ -75,23 +79,46 @@ class Resets:
 
     async def _read(self, compiled: CompiledEpoch) -> _Published | None:
         keys, symbol, epoch = self._keys, self._symbol, compiled.epoch
-        planes = compiled.geometry.planes
+        planes, models = compiled.geometry.planes, model_keys(keys, symbol)
         with faults_named(self._redis_url):
             async with self._client.pipeline(transaction=True) as pipeline:
                 pipeline.xrevrange(keys.model_stream(symbol), "+", "-", count=1)
                 pipeline.hgetall(keys.model_state(symbol))
                 pipeline.hgetall(keys.versions(epoch))
                 pipeline.hgetall(keys.watermark(symbol))
+                pipeline.mget(models.values())
                 for plane in planes:
                     pipeline.get(keys.plane(epoch, plane.id, Layer.PUBLISHED))
-                newest, state, versions, watermark, *blobs = await pipeline.execute()
+                newest, state, versions, watermark, found, *blobs = await pipeline.execute()
         if state.get(b"epoch") != epoch.encode():
             return None  # promoted in between
         tiles = _whole(planes, Versions(versions), blobs)
         if tiles is None:
             return None
         last = stream_id(newest[0][0]) if newest else FIRST
-        return _Published(last, state, Versions(versions), float(watermark.get(b"ts", b"0")), tiles)
+        known = {kind: body for kind, body in zip(models, found, strict=True) if body is not None}
+        return _Published(last, state, Versions(versions), float(watermark.get(b"ts", b"0")), tiles, known)
+
+    async def layout(self, epoch: str) -> Layout:
+        """Which cells of each plane belong to which strategy; empty if the epoch is gone."""
+        compiled = await self._compiled.get(self._reader, epoch)
+        return layout_of(compiled) if compiled else {}
+
+
+def model_keys(keys: Keys, symbol: str) -> dict[str, str]:
+    """Kind -> key of the models a client is greeted with."""
+    return {"gex": keys.gex_model(symbol)}
+
+
+def layout_of(compiled: CompiledEpoch) -> Layout:
+    """Which cells of each plane belong to which strategy."""
+    return {
+        plane: {
+            strategy: (plan.block(strategy, SIDES[0]).start, plan.block(strategy, SIDES[-1]).stop)
+            for strategy in STRATEGIES
+        }
+        for plane, plan in compiled.plans.items()
+    }
 
 
 def _whole(planes: Sequence[Plane], versions: Versions, blobs: Sequence[bytes | None]) -> tuple[Tiles, ...] | None:
@@ -116,5 +143,6 @@ def _encode(compiled: CompiledEpoch, published: _Published) -> Reset:
     ]
     upto = complete_to(published.versions, compiled.plans, published.watermark)
     data = encode_reset(compiled.epoch, REASON, upto, compiled.geometry.widths, encoded)
-    chunk = render(published.last, "reset", state.get(b"seq", b"0"), state.get(b"generation", b""), data)
-    return Reset(published.last, chunk)
+    body = merged(state.get(b"seq", b"0"), state.get(b"generation", b""), data)
+    models = tuple(Event(None, kind, model) for kind, model in published.models.items())
+    return Reset(published.last, Event(published.last, "reset", body), models)

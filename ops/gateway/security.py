@@ -53,7 +53,7 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def token_required(token: str | None) -> Callable[[web.Request, Handler], Awaitable[web.StreamResponse]]:
+def token_required(token: str | None) -> Callable[..., Awaitable[web.StreamResponse]]:
     """A middleware that answers 401 to whoever does not know the token; without a token it lets all pass."""
 
     @web.middleware

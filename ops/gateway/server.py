@@ -10,11 +10,11 @@ import secrets
 import signal
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import aclosing, asynccontextmanager, suppress
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from time import time
+from time import monotonic, time
 from typing import Any
 
 import structlog
@@ -24,15 +24,19 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from consumers.broker import Broker
 from consumers.clients import connect
 from consumers.embedded import find_url
-from contracts.errors import FatalError, TransientError
+from contracts.errors import DataError, FatalError, TransientError
 from contracts.keys import Keys
 from contracts.settings import Settings
 from ops.gateway.follower import Follower
+from ops.gateway.listening import serve_events, serve_websocket
 from ops.gateway.metrics import Counters, read_counters, render_metrics
-from ops.gateway.stream import parse_id
+from ops.gateway.news import read_news, watch
+from ops.gateway.security import RateLimit, add_headers, check_exposure, log_in, rate_limited, token_required
+from ops.gateway.tiles import TileName, read_tile
 from ops.logs import configure_logs
 from ops.status import read_status
 from ops.wiring import keys_of, partitions
+from stages.calculate.layers import CompiledEpochs
 from stages.calculate.plan import STRATEGIES
 
 log = structlog.get_logger("gateway")
@@ -40,15 +44,20 @@ log = structlog.get_logger("gateway")
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 PAGE = Path(__file__).parent / "page"
+NO_STORE = {"Cache-Control": "no-store"}
 MAX_CLIENTS = 1000
-WRITE_S = 30.0  # a client that takes nothing for so long is let go
+REQUESTS_PER_S, REQUESTS_BURST = 50.0, 200.0  # of one caller
 HEARTBEAT_EVERY_S = 1.0
 
 _ENDPOINTS = (
     ("/api/status", "epochs, ages, lags and health"),
     ("/api/models/{U}/heatmap", "the heatmap; ?strategy=butterfly, vertical or single for one of them"),
     ("/api/models/{U}/gex", "gamma exposure"),
+    ("/api/symbols", "the symbols served"),
+    ("/api/epochs/{U}", "the active epoch and its predecessors"),
+    ("/api/tiles/{U}", "?plane=&strategy=&side=&strike=&width=: one tile with legs, prices, flags and its order"),
     ("/events/{U}", "server-sent events: a reset, then every diff, tick and model; resumes at Last-Event-ID"),
+    ("/ws/{U}", "the same messages over a WebSocket"),
     ("/healthz", "the process is alive"),
     ("/readyz", "Redis answers and every stream is followed"),
     ("/metrics", "Prometheus"),
@@ -102,6 +111,7 @@ async def _serve_until_signalled(settings: Settings, redis_url: str) -> None:
 @asynccontextmanager
 async def serving(settings: Settings, redis_url: str) -> AsyncIterator[RunningGateway]:
     """The gateway, served while the body runs."""
+    check_exposure(settings.marketswarm_host, settings.marketswarm_token)
     gateway = Gateway(settings, redis_url)
     runner = web.AppRunner(gateway.application(), access_log=None, shutdown_timeout=0.5, handler_cancellation=True)
     await runner.setup()
@@ -110,6 +120,7 @@ async def serving(settings: Settings, redis_url: str) -> AsyncIterator[RunningGa
         port = await _listen(runner, settings)
         async with asyncio.TaskGroup() as tasks:
             followers = [tasks.create_task(follower.run(stop)) for follower in gateway.followers.values()]
+            followers.append(tasks.create_task(gateway.watch(stop)))
             tasks.create_task(gateway.tell_heartbeat(port, stop))
             try:
                 yield RunningGateway(settings.marketswarm_host, port)
@@ -147,6 +158,7 @@ class Gateway:
         self._started_ts = time()
         self._broker = Broker(redis_url, "gateway", self._name, "")
         self._client: Any = connect(redis_url)
+        self._compiled = CompiledEpochs(self._keys, keep=4)
         self.followers = {
             symbol: Follower(redis_url, self._client, self._broker, self._keys, symbol)
             for symbol in settings.massive_symbols
@@ -154,7 +166,12 @@ class Gateway:
 
     def application(self) -> web.Application:
         """Routes and the answers to everything that fails."""
-        app = web.Application(middlewares=[json_errors])
+        limit = RateLimit(REQUESTS_PER_S, REQUESTS_BURST)
+        token = self._settings.marketswarm_token
+        app = web.Application(
+            middlewares=[json_errors, rate_limited(limit, monotonic), token_required(token)], client_max_size=4096
+        )
+        app.on_response_prepare.append(add_headers)
         app.add_routes(
             [
                 web.get("/", self._page),
@@ -164,6 +181,10 @@ class Gateway:
                 web.get("/api/models/{symbol}/heatmap", self._heatmap),
                 web.get("/api/models/{symbol}/gex", self._gex),
                 web.get("/events/{symbol}", self._events, allow_head=False),
+                web.get("/ws/{symbol}", self._websocket, allow_head=False),
+                web.get("/api/tiles/{symbol}", self._tile),
+                web.get("/api/epochs/{symbol}", self._epoch),
+                web.post("/login", self._login),
                 web.get("/healthz", self._healthz),
                 web.get("/readyz", self._readyz),
                 web.get("/metrics", self._metrics),
@@ -196,6 +217,10 @@ class Gateway:
         with suppress(TransientError):
             await self._broker.drop_field(self._keys.heartbeat(), self._name)
 
+    async def watch(self, stop: asyncio.Event) -> None:
+        """Tell clients of promotions and health until stopped."""
+        await watch(self._broker, self._keys, self.followers.values(), stop)
+
     # --- pages
 
     async def _page(self, _: web.Request) -> web.FileResponse:
@@ -224,7 +249,7 @@ class Gateway:
         (body,) = await self._broker.values(key)
         if body is None:
             raise web.HTTPNotFound(text=f"no {name} model of {symbol} is published yet")
-        return web.Response(body=body, content_type="application/json", headers={"Cache-Control": "no-store"})
+        return web.Response(body=body, content_type="application/json", headers=NO_STORE)
 
     def _symbol(self, request: web.Request) -> str:
         symbol = request.match_info["symbol"]
@@ -232,24 +257,45 @@ class Gateway:
             raise web.HTTPNotFound(text=f"no symbol {symbol!r} here; there are {', '.join(self.followers)}")
         return symbol
 
+    async def _epoch(self, request: web.Request) -> web.Response:
+        news = await read_news(self._broker, self._keys, self._symbol(request))
+        if "epoch" not in news:
+            raise web.HTTPNotFound(text="no epoch yet")
+        return web.Response(body=news["epoch"], content_type="application/json", headers=NO_STORE)
+
+    async def _tile(self, request: web.Request) -> web.Response:
+        symbol, query = self._symbol(request), request.query
+        try:
+            name = TileName(query["strategy"], query["side"], float(query["strike"]), float(query.get("width", "0")))
+            plane = query["plane"]
+        except KeyError as error:
+            raise web.HTTPBadRequest(text=f"{error.args[0]} is missing: plane, strategy, side, strike, width") from None
+        except (ValueError, DataError) as error:
+            raise web.HTTPBadRequest(text=str(error)) from None
+        found = await read_tile(self._broker, self._keys, self._compiled, symbol, plane, name)
+        if found is None:
+            raise web.HTTPNotFound(text="no such tile on the active epoch")
+        return web.json_response(found, headers=NO_STORE)
+
+    async def _login(self, request: web.Request) -> web.Response:
+        token = self._settings.marketswarm_token
+        if token is None:
+            raise web.HTTPNotFound(text="no token is set: nobody need log in")
+        return log_in(token, str((await request.post()).get("token", "")))
+
     # --- events
 
     async def _events(self, request: web.Request) -> web.StreamResponse:
+        return await serve_events(request, self._follower(request))
+
+    async def _websocket(self, request: web.Request) -> web.StreamResponse:
+        return await serve_websocket(request, self._follower(request))
+
+    def _follower(self, request: web.Request) -> Follower:
         follower = self.followers[self._symbol(request)]
         if sum(one.client_count for one in self.followers.values()) >= MAX_CLIENTS:
             raise web.HTTPServiceUnavailable(text=f"{MAX_CLIENTS} clients are connected already")
-        headers = {"Content-Type": "text/event-stream", "Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-        response = web.StreamResponse(headers=headers)
-        await response.prepare(request)
-        await response.write(b"retry: 1000\n\n")
-        async with aclosing(follower.stream(parse_id(request.headers.get("Last-Event-ID", "")))) as chunks:
-            try:
-                async for chunk in chunks:
-                    async with asyncio.timeout(WRITE_S):
-                        await response.write(chunk)
-            except (ConnectionError, TimeoutError):
-                log.info("client_gone", symbol=follower.symbol)
-        return response
+        return follower
 
     # --- probes
 

@@ -1,4 +1,4 @@
-"""One tile in full: its legs with their quotes, its prices, what it can win and lose, and the order for it. Pure."""
+"""One tile in full: its legs with their quotes, its prices, what it can win and lose, and the order for it."""
 
 from __future__ import annotations
 
@@ -8,8 +8,11 @@ from typing import Any
 
 from contracts.errors import DataError
 from contracts.geometry import Listing, Plane
-from contracts.planes import UNKNOWN, Array, Ints
+from contracts.keys import Keys, Layer
+from contracts.planes import QUOTE_ROW, UNKNOWN, Array, Ints, decode_tiles, unpack_rows
+from contracts.ports import GetFields, Reader
 from contracts.symbology import CALL, INDEX_SERIES
+from stages.calculate.layers import CompiledEpochs
 from stages.calculate.plan import SIDES, SINGLE, STRATEGIES, Plan
 from stages.calculate.tiles import Flag
 
@@ -71,6 +74,26 @@ def tile_view(symbol: str, plane: Plane, plan: Plan, cell: int, cells: Ints, quo
         "order": None if mid is None else order_line(symbol, plane, strategy, side, legs, mid),
         "order_reason": "no mid: a leg has no bid or no ask" if mid is None else None,
     }
+
+
+async def read_tile(
+    reader: Reader, keys: Keys, compiled: CompiledEpochs, symbol: str, plane_id: str, name: TileName
+) -> Json | None:
+    """A tile of the active epoch as it is now; None if there is none of that name, or the epoch is being built."""
+    (active,) = await reader.read(GetFields(keys.active(symbol)))
+    assert isinstance(active, dict)
+    epoch = active.get(symbol.encode(), b"").decode()
+    found = await compiled.get(reader, epoch) if epoch else None
+    plane = next((one for one in found.geometry.planes if one.id == plane_id), None) if found else None
+    if found is None or plane is None:
+        return None
+    cell = cell_of(found.plans[plane_id], name)
+    tiles, quotes = await reader.values(*(keys.plane(epoch, plane_id, layer) for layer in (Layer.TILES, Layer.QUOTES)))
+    if cell is None or tiles is None or quotes is None:
+        return None
+    rows = unpack_rows(quotes, QUOTE_ROW)
+    view = tile_view(symbol, plane, found.plans[plane_id], cell, decode_tiles(tiles).cells, rows)
+    return {"epoch": epoch, "version": decode_tiles(tiles).version, **view}
 
 
 def order_line(symbol: str, plane: Plane, strategy: str, side: str, legs: list[Listing], mid: float) -> str:

@@ -21,9 +21,10 @@ from contracts.errors import FatalError
 from contracts.planes import TILE_FIELDS, UNKNOWN, Ints, decode_tiles
 from contracts.settings import Settings
 from ops.gateway import follower as follower_module
-from ops.gateway.follower import Client, Event
+from ops.gateway.event import Event, View
+from ops.gateway.follower import Client
 from ops.gateway.server import RunningGateway, serving
-from ops.gateway.stream import FIRST, format_id, parse_id, render
+from ops.gateway.stream import FIRST, format_id, merged, parse_id
 from stages.models.diff import apply_diff
 from tests.ops.pipeline import STRIKES, SYMBOL, SmallPipeline, small_pipeline
 from tests.waiting import wait_until, wait_until_async
@@ -48,12 +49,19 @@ class Listener:
         self._response = response
 
     async def next(self, timeout_s: float = 10.0) -> Received:
-        """The next event; comments are passed over."""
+        """The next entry of the stream; comments and what the gateway tells by itself are passed over."""
         async with asyncio.timeout(timeout_s):
             while True:
-                fields = await self._block()
-                if "data" in fields:
-                    return Received(fields.get("id", ""), fields["event"], json.loads(fields["data"]))
+                received = await self.next_of_any()
+                if "generation" in received.data:
+                    return received
+
+    async def next_of_any(self) -> Received:
+        """The next event, also the gateway's own; comments are passed over."""
+        while True:
+            fields = await self._block()
+            if "data" in fields:
+                return Received(fields.get("id", ""), fields["event"], json.loads(fields["data"]))
 
     async def until(self, kind: str) -> list[Received]:
         """Events up to and with the first of this type."""
@@ -246,24 +254,26 @@ async def test_before_anything_is_published_the_stream_waits(redis_url: str, set
 async def test_a_slow_client_falls_behind_and_starts_over(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(follower_module, "BUFFER_BYTES", 100)
     client = Client()
-    client.push(Event((1, 0), b"x"))
+    client.push(Event((1, 0), "gex", b"x"))
     assert client.is_behind and await client.take(0.01) == []  # it has just come: nothing is kept for it
     client.start_over()
-    client.push(Event((2, 0), b"x" * 1000))  # one event always fits
+    client.push(Event((2, 0), "gex", b"x" * 1000))  # one event always fits
     assert [event.id for event in await client.take(0.01)] == [(2, 0)]
     for number in range(12):
-        client.push(Event((3, number), b"x" * 10))
+        client.push(Event((3, number), "gex", b"x" * 10))
     assert client.is_behind and await client.take(0.01) == []
 
 
 def test_ids_and_rendering() -> None:
     assert parse_id("12-3") == (12, 3) and format_id((12, 3)) == "12-3"
     assert parse_id("12") is parse_id("18446744073709551616-0") is parse_id("1-1\n") is None
-    chunk = render((5, 1), "gex", b"7", b"99", b'{"model":"gex","seq":6}')
+    event = Event((5, 1), "gex", merged(b"7", b"99", b'{"model":"gex","seq":6}'))
+    chunk = event.render(View())
+    assert chunk is not None
     head, data = chunk.split(b"data: ")
     assert head == b"id: 5-1\nevent: gex\n" and json.loads(data) == {"model": "gex", "seq": 7, "generation": "99"}
     assert data.count(b'"seq"') == 1
-    assert render(FIRST, "tick", b"7", b"99", b"{}").startswith(b"event: tick\n")
+    assert (Event(FIRST, "tick", b"{}").render(View()) or b"").startswith(b"event: tick\n")
 
 
 # --- pages
