@@ -124,7 +124,8 @@ export class Book {
 
   #follow(type, data) {
     if (data.generation !== this.generation) throw new Gap(`${type} of another generation`);
-    if (data.seq !== this.seq + 1) throw new Gap(`${type} number ${data.seq} after ${this.seq}`);
+    // what waited for a slow client comes merged: it says itself which number it continues
+    if ((data.since_seq ?? data.seq - 1) !== this.seq) throw new Gap(`${type} number ${data.seq} after ${this.seq}`);
     if (type === "diff") this.#checkDiff(data);
     if (type === "tick") this.#checkTick(data);
     this.seq = data.seq;
