@@ -11,14 +11,15 @@ export class Scale {
   constructor(theme, low, high) {
     this.low = low;
     this.high = high;
-    this.table = rampOf(RAMPS[theme]);
+    this.steps = rampOf(RAMPS[theme]);
   }
 
+  /** `{fill, ink}` of a value: the colour of its cell and of text that can be read on it; null without a value. */
   shade(value) {
     if (value === null) return null;
     const span = this.high - this.low || 1;
     const at = Math.max(0, Math.min(1, (value - this.low) / span));
-    return this.table[Math.round(at * (STEPS - 1))];
+    return this.steps[Math.round(at * (STEPS - 1))];
   }
 
   /** The css gradient of the legend. */
@@ -38,8 +39,15 @@ function mix(stops, share) {
   const at = share * (stops.length - 1);
   const low = Math.min(Math.floor(at), stops.length - 2);
   const [from, to] = [channels(stops[low]), channels(stops[low + 1])];
-  const [r, g, b] = from.map((value, n) => Math.round(value + (to[n] - value) * (at - low)));
-  return `rgb(${r},${g},${b})`;
+  const mixed = from.map((value, n) => Math.round(value + (to[n] - value) * (at - low)));
+  return { fill: `rgb(${mixed.join(",")})`, ink: luminance(mixed) > INK_TURNS ? "#000000" : "#ffffff" };
+}
+
+const INK_TURNS = 0.179; // where black and white text contrast alike with their ground (WCAG 2.2, 1.4.3)
+
+function luminance(rgb) {
+  const [r, g, b] = rgb.map((value) => value / 255).map((v) => (v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4));
+  return 0.2126 * r + 0.7152 * g + 0.0722 * b;
 }
 
 function channels(hex) {

@@ -138,7 +138,6 @@ export class Heatmap extends EventTarget {
     this.whole = false;
     const { context, axis, sheet } = this;
     const style = getComputedStyle(document.documentElement);
-    this.ink = style.getPropertyValue("--cell-ink").trim();
     this.paper = style.getPropertyValue("--panel").trim();
     this.dim = style.getPropertyValue("--dim").trim();
     this.flash = style.getPropertyValue("--flash").trim();
@@ -191,12 +190,13 @@ export class Heatmap extends EventTarget {
     context.fillStyle = this.paper;
     context.fillRect(x, y, columnWidth, height);
     if (sheet.cells[place] < 0) return;
-    context.fillStyle = this.scale.shade(value) ?? this.paper;
+    const shade = this.scale.shade(value);
+    context.fillStyle = shade?.fill ?? this.paper;
     context.fillRect(x + 0.5, y + 0.5, columnWidth - 1, height - 1);
     if (sheet.flags(place) & HATCHED) this.#hatch(x, y, height);
     const since = this.fading.get(place);
     if (since !== undefined && now - since < FADE_MS) this.#paintFlash(x, y, height, 1 - (now - since) / FADE_MS);
-    if (height >= 14) this.#paintText(formatValue(this.metric, value), x, y, height, value === null);
+    if (height >= 14) this.#paintText(shade ? formatValue(this.metric, value) : "·", x, y, height, shade?.ink ?? this.dim);
     if (place === this.cursor) this.#paintFlash(x, y, height, 1);
   }
 
@@ -209,13 +209,13 @@ export class Heatmap extends EventTarget {
     context.globalAlpha = 1;
   }
 
-  #paintText(text, x, y, height, isUnknown) {
+  #paintText(text, x, y, height, ink) {
     const { context } = this;
     context.font = "12px system-ui, sans-serif";
     context.textAlign = "center";
     context.textBaseline = "middle";
-    context.fillStyle = isUnknown ? this.dim : this.ink;
-    context.fillText(isUnknown ? "·" : text, x + this.columnWidth / 2, y + height / 2 + 0.5);
+    context.fillStyle = ink;
+    context.fillText(text, x + this.columnWidth / 2, y + height / 2 + 0.5);
   }
 
   #hatch(x, y, height) {
@@ -229,8 +229,8 @@ export class Heatmap extends EventTarget {
       context.moveTo(x + at, y + height);
       context.lineTo(x + at + height, y);
     }
-    context.globalAlpha = 0.28;
-    context.strokeStyle = this.ink;
+    context.globalAlpha = 0.6;
+    context.strokeStyle = this.dim;
     context.lineWidth = 1;
     context.stroke();
     context.restore();
