@@ -10,7 +10,7 @@ import pytest
 from contracts.keys import Layer
 from contracts.planes import TILE_FIELDS, UNKNOWN, decode_tiles
 from tests.browser.conftest import Screen
-from tests.ops.pipeline import EXPIRATION, STRIKES
+from tests.ops.pipeline import EXPIRATION, SPOT, STRIKES
 from tests.waiting import wait_until_async
 
 PLANE = f"SPXW:{EXPIRATION}"
