@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 
 _ID = re.compile(rb"^id: (\d+)-\d+$", re.MULTILINE)
 _PAGE_BYTES = 4096
+_AT_ONCE, _PER_S = 150, 40  # how clients come: within what the gateway allows one caller
 
 
 async def listen(url: str, symbol: str, delays_ms: array[float], until_ts: float) -> int:
@@ -80,8 +81,8 @@ async def measure(url: str, symbol: str, clients: int, slow: int, seconds: float
         listening = []
         for number in range(clients - slow):
             listening.append(tasks.create_task(listen(url, symbol, delays_ms, until_ts)))
-            if number % 20 == 0:
-                await asyncio.sleep(0.05)
+            if number >= _AT_ONCE:
+                await asyncio.sleep(1 / _PER_S)
         await asyncio.sleep(seconds * 0.8)
         after = resident_bytes(pid)
     ordered = sorted(delays_ms)

@@ -1,7 +1,7 @@
 """What waits for a slow client, made small: the newest value per cell, the newest of each model. Pure.
 
-The events made from a batch continue the stream as a whole: each carries `since_seq`, the seq that the batch continues,
-and only the last one moves on to the seq (and the id) of the newest entry.
+The events made from entries of the stream continue it as a whole: each carries `since_seq`, the seq that they continue,
+and only the last one moves on to the seq (and the id) of the newest entry. Alerts are told one by one.
 """
 
 from __future__ import annotations
@@ -19,33 +19,37 @@ Json = dict[str, Any]
 
 def coalesced(events: Sequence[Event]) -> list[Event]:
     """Fewer events with the same effect; a `reset` among them ends what was before it."""
-    resets = [at for at, event in enumerate(events) if event.kind == "reset"]
-    if resets:
-        return [events[resets[-1]], *coalesced(events[resets[-1] + 1 :])]
     entries = [event for event in events if event.id is not None]
+    resets = [at for at, event in enumerate(entries) if event.kind == "reset"]
+    start = entries[resets[-1] : resets[-1] + 1] if resets else []
+    rest = entries[resets[-1] + 1 :] if resets else entries
+    return [*start, *_continued(rest), *_told([event for event in events if event.id is None])]
+
+
+def _continued(entries: Sequence[Event]) -> list[Event]:
+    """Entries without a reset: one diff per plane, then the newest of every other kind."""
     if len(entries) < 2:
-        return list(events)
-    bodies = [orjson.loads(event.body) for event in entries]
+        return list(entries)
     diffs: dict[str, list[Json]] = {}
-    newest: dict[str, Json] = {}
-    for event, body in zip(entries, bodies, strict=True):
+    newest: dict[str, Event] = {}
+    for event in entries:
         if event.kind == "diff":
+            body = orjson.loads(event.body)
             diffs.setdefault(body["plane"], []).append(body)
         else:
-            newest[event.kind] = body
-    made = [("diff", _merged(found)) for found in diffs.values()] + list(newest.items())
-    since, last = bodies[0]["seq"] - 1, bodies[-1]["seq"]
-    told = {event.kind: event for event in events if event.id is None}
+            newest[event.kind] = event
+    made = [("diff", _merged(found)) for found in diffs.values()]
+    made += [(kind, orjson.loads(event.body)) for kind, event in newest.items()]
+    since, last = entries[0].seq - 1, entries[-1]
     return [
-        *(_continuing(kind, body, since, since) for kind, body in made[:-1]),
-        _continuing(*made[-1], since, last, entries[-1]),
-        *told.values(),
+        *(_continuing(kind, body, since, since, None) for kind, body in made[:-1]),
+        _continuing(*made[-1], since, last.seq, last),
     ]
 
 
-def _continuing(kind: str, body: Json, since: int, seq: int, last: Event | None = None) -> Event:
+def _continuing(kind: str, body: Json, since: int, seq: int, last: Event | None) -> Event:
     told = orjson.dumps({**body, "seq": seq, "since_seq": since})
-    return Event(last.id if last else None, kind, told)
+    return Event(last.id if last else None, kind, told, seq)
 
 
 def _merged(diffs: Sequence[Json]) -> Json:
@@ -60,3 +64,9 @@ def _merged(diffs: Sequence[Json]) -> Json:
     gaps = [cell - before for cell, before in zip(cells, [0, *cells], strict=False)]
     columns = {name: [values[cell][at] for cell in cells] for at, name in enumerate(TILE_FIELDS)}
     return {**diffs[-1], "from": diffs[0]["from"], "cells": gaps, **columns}
+
+
+def _told(events: Sequence[Event]) -> list[Event]:
+    """Of what the gateway tells by itself the newest of each kind, and every alert."""
+    newest = {event.kind: event for event in events if event.kind != "alert"}
+    return [*newest.values(), *(event for event in events if event.kind == "alert")]

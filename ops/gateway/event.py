@@ -6,6 +6,7 @@ An entry of `massive:model:stream:{U}` has an id, `seq` and `generation`; what t
 
 from __future__ import annotations
 
+import re
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -21,8 +22,12 @@ from stages.calculate.plan import STRATEGIES
 Json = dict[str, Any]
 Layout = Mapping[str, Mapping[str, tuple[int, int]]]  # plane -> strategy -> its cells, first and one past the last
 
+Form = tuple[object, ...]  # of a view, what decides how an event looks in it
+
 KINDS = ("reset", "diff", "tick", "gex", "liquidity", "mode", "gravity", "epoch", "health", "alert")
 ALWAYS = frozenset({"reset", "tick"})  # without them nobody can follow
+_PLANE = re.compile(r"[A-Z0-9]{1,6}:[0-9]{4}-[0-9]{2}-[0-9]{2}\Z")
+MOST_FORMS = 64  # kept of one event: clients choose their views, and an event may be shown for hours
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,25 +46,46 @@ class View:
         """Whether cells are left out."""
         return self.strategies is not None or self.planes is not None
 
+    def shows(self, kind: str) -> bool:
+        """Whether events of a kind are told at all."""
+        return self.kinds is None or kind in self.kinds or kind in ALWAYS
+
+    def form(self, kind: str) -> Form:
+        """What decides how an event of a kind looks: views with the same form share its bytes."""
+        form = (self.framing, self.patches, self.gzip)
+        return (*form, self.strategies, self.planes) if kind in _NARROWED else form
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Event:
-    """One event; `body` is its JSON object. `since` is the seq it continues, if not the one before its own."""
+    """One event; `body` is its JSON object. An entry of the stream has an id and its `seq`."""
 
     id: StreamId | None
     kind: str
     body: bytes
-    rendered: dict[View, bytes | None] = field(default_factory=dict)
+    seq: int = 0
+    rendered: dict[Form, bytes | None] = field(default_factory=dict)
+
+    def is_rendered(self, view: View) -> bool:
+        """Whether the bytes for a view are there already."""
+        return not view.shows(self.kind) or view.form(self.kind) in self.rendered
 
     def render(self, view: View, layout: Layout | None = None) -> bytes | None:
-        """The bytes for a view, made once; None when the view leaves the event out. Cells need the epoch's layout."""
-        if view not in self.rendered:
-            self.rendered[view] = self._render(view, layout or {})
-        return self.rendered[view]
+        """The bytes for a view, made once; None when the view leaves the event out.
+
+        A diff in a view of some strategies needs the layout of its epoch.
+        """
+        if not view.shows(self.kind):
+            return None
+        form = view.form(self.kind)
+        if form in self.rendered:
+            return self.rendered[form]
+        chunk = self._render(view, layout or {})
+        if len(self.rendered) < MOST_FORMS:
+            self.rendered[form] = chunk
+        return chunk
 
     def _render(self, view: View, layout: Layout) -> bytes | None:
-        if view.kinds is not None and self.kind not in view.kinds | ALWAYS:
-            return None
         body = self.body
         if view.is_narrow and self.kind in _NARROWED:
             narrowed = _NARROWED[self.kind](orjson.loads(body), view, layout)
@@ -77,23 +103,25 @@ def parse_view(query: Mapping[str, str], framing: Literal["sse", "websocket"], g
     asks for what does not exist."""
     form = query.get("format", "")
     if form not in ("", "json-patch"):
-        raise DataError(f"no format {form!r}; there is json-patch")
-    return View(
-        framing,
-        form == "json-patch",
-        gzip,
-        _chosen(query, "models", KINDS),
-        _chosen(query, "strategy", STRATEGIES),
-        _chosen(query, "planes", None),
-    )
+        raise DataError(f"format: no {form!r}; there is json-patch")
+    planes = _listed(query, "planes")
+    for plane in sorted(planes or ()):
+        if not _PLANE.match(plane):
+            raise DataError(f"planes: {plane!r} is none; a root and an expiration are expected: SPXW:2026-01-16")
+    kinds, strategies = _chosen(query, "models", KINDS), _chosen(query, "strategy", STRATEGIES)
+    return View(framing, form == "json-patch", gzip, kinds, strategies, planes)
 
 
-def _chosen(query: Mapping[str, str], name: str, offered: tuple[str, ...] | None) -> frozenset[str] | None:
-    parts = frozenset(part.strip() for part in query.get(name, "").split(",") if part.strip())
-    unknown = sorted(parts - frozenset(offered)) if offered else []
+def _chosen(query: Mapping[str, str], name: str, offered: tuple[str, ...]) -> frozenset[str] | None:
+    parts = _listed(query, name)
+    unknown = sorted((parts or frozenset()) - frozenset(offered))
     if unknown:
-        raise DataError(f"{name}: no {', '.join(unknown)}; there are {', '.join(offered or ())}")
-    return parts or None
+        raise DataError(f"{name}: no {unknown[0]!r}; there are {', '.join(offered)}")
+    return parts
+
+
+def _listed(query: Mapping[str, str], name: str) -> frozenset[str] | None:
+    return frozenset(part.strip() for part in query.get(name, "").split(",") if part.strip()) or None
 
 
 # --- narrowing
@@ -193,23 +221,27 @@ def deflated(chunk: bytes) -> bytes:
 
 
 def patches_of(kind: str, data: Json) -> list[Json]:
-    """The event as RFC 6902 operations on one document `{reset..., planes: {ID: ...}, gex: ..., ...}`."""
+    """The event as RFC 6902 operations on one document that begins as `{}`.
+
+    Its members: `board` (the `reset` with its planes by id, kept current), and the newest of every other kind by name.
+    """
     if kind == "reset":
         planes = {plane["id"]: plane for plane in data["planes"]}
-        return [{"op": "add", "path": "", "value": {**data, "planes": planes}}]
+        return [{"op": "add", "path": "/board", "value": {**data, "planes": planes}}]
     if kind == "diff":
         return _cell_patches(data)
     return [{"op": "add", "path": f"/{kind}", "value": data}]
 
 
 def _cell_patches(data: Json) -> list[Json]:
-    plane = f"/planes/{data['plane'].replace('~', '~0').replace('/', '~1')}"
-    patches: list[Json] = [{"op": "replace", "path": f"{plane}/version", "value": data["to"]}]
+    plane = f"/board/planes/{data['plane']}"
+    patches = [_replaced(f"{plane}/version", data["to"])]
     cell = 0
     for at, gap in enumerate(data["cells"]):
         cell += gap
-        patches += [
-            {"op": "replace", "path": f"{plane}/{name}/{cell}", "value": data[name][at]} for name in TILE_FIELDS
-        ]
-    patches.append({"op": "replace", "path": "/complete_to", "value": data["complete_to"]})
-    return patches
+        patches += [_replaced(f"{plane}/{name}/{cell}", data[name][at]) for name in TILE_FIELDS]
+    return [*patches, _replaced("/board/complete_to", data["complete_to"]), _replaced("/board/seq", data["seq"])]
+
+
+def _replaced(path: str, value: object) -> Json:
+    return {"op": "replace", "path": path, "value": value}

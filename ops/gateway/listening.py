@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
 from contextlib import aclosing, suppress
 
-import orjson
 import structlog
 from aiohttp import WSMsgType, web
 
-from contracts.errors import DataError
-from ops.gateway.event import GZIP_HEADER, Event, Layout, View, deflated, parse_view
+from contracts.errors import DataError, TransientError
+from ops.gateway.event import GZIP_HEADER, View, deflated, parse_view
 from ops.gateway.follower import HEARTBEAT_S, Follower
 from ops.gateway.stream import StreamId, parse_id
 
@@ -22,23 +20,27 @@ RETRY = b"retry: 1000\n\n"
 HEARTBEAT = b": heartbeat\n\n"
 HEADERS = {"Content-Type": "text/event-stream", "Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
+_ZIPPED = {part: deflated(part) for part in (RETRY, HEARTBEAT)}
+_GONE = (ConnectionError, TimeoutError, TransientError)  # it comes again, and resumes
+
 
 async def serve_events(request: web.Request, follower: Follower) -> web.StreamResponse:
     """`GET /events/{U}`: events until the client leaves."""
-    zipped = "gzip" in request.headers.get("Accept-Encoding", "")
+    zipped = accepts_gzip(request.headers.get("Accept-Encoding", ""))
     view = _view(request, View(framing="sse", gzip=zipped))
     response = web.StreamResponse(headers=HEADERS | ({"Content-Encoding": "gzip"} if zipped else {}))
     await response.prepare(request)
-    pack = deflated if zipped else bytes
-    await response.write((GZIP_HEADER if zipped else b"") + pack(RETRY))
-    async with aclosing(follower.stream(_resume(request))) as batches:
-        try:
+    heartbeat = _ZIPPED[HEARTBEAT] if zipped else HEARTBEAT
+    await response.write(GZIP_HEADER + _ZIPPED[RETRY] if zipped else RETRY)
+    try:
+        async with aclosing(follower.stream(_resume(request))) as batches:
             async for events in batches:
-                chunks = await rendered(events, view, follower)
-                async with asyncio.timeout(WRITE_S):
-                    await response.write(b"".join(chunks) if events else pack(HEARTBEAT))
-        except (ConnectionError, TimeoutError):
-            log.info("client_gone", symbol=follower.symbol)
+                chunks = [chunk for event in events if (chunk := await follower.render(event, view)) is not None]
+                if chunks or not events:
+                    async with asyncio.timeout(WRITE_S):
+                        await response.write(b"".join(chunks) or heartbeat)
+    except _GONE as error:
+        _let_go(request, follower, error)
     return response
 
 
@@ -47,7 +49,7 @@ async def serve_websocket(request: web.Request, follower: Follower) -> web.Strea
     view = _view(request, View(framing="websocket"))
     socket = web.WebSocketResponse(heartbeat=HEARTBEAT_S, compress=False, max_msg_size=4096)
     await socket.prepare(request)
-    sending = asyncio.create_task(_send(socket, follower, view, _resume(request)))
+    sending = asyncio.create_task(_send(request, socket, follower, view))
     try:
         async for message in socket:
             if message.type is WSMsgType.ERROR:
@@ -60,29 +62,33 @@ async def serve_websocket(request: web.Request, follower: Follower) -> web.Strea
     return socket
 
 
-async def _send(socket: web.WebSocketResponse, follower: Follower, view: View, resume: StreamId | None) -> None:
-    async with aclosing(follower.stream(resume)) as batches:
-        try:
+async def _send(request: web.Request, socket: web.WebSocketResponse, follower: Follower, view: View) -> None:
+    try:
+        async with aclosing(follower.stream(_resume(request))) as batches:
             async for events in batches:
-                for frame in await rendered(events, view, follower):
-                    async with asyncio.timeout(WRITE_S):
-                        await socket.send_str(frame.decode())
-        except (ConnectionError, TimeoutError):
-            log.info("client_gone", symbol=follower.symbol)
-            await socket.close()
+                for event in events:
+                    frame = await follower.render(event, view)
+                    if frame is not None:
+                        async with asyncio.timeout(WRITE_S):
+                            await socket.send_frame(frame, WSMsgType.TEXT)
+    except _GONE as error:
+        _let_go(request, follower, error)
 
 
-async def rendered(events: Sequence[Event], view: View, follower: Follower) -> list[bytes]:
-    """The events as a view has them; what it leaves out is not there."""
-    chunks = []
-    for event in events:
-        layout: Layout | None = None
-        if view.strategies is not None and event.kind == "diff" and view not in event.rendered:
-            layout = await follower.layout(orjson.loads(event.body)["epoch"])
-        chunk = event.render(view, layout)
-        if chunk is not None:
-            chunks.append(chunk)
-    return chunks
+def _let_go(request: web.Request, follower: Follower, error: Exception) -> None:
+    """End a connection at once: what still waits for it in the socket is dropped, too."""
+    log.info("client_gone", symbol=follower.symbol, reason=str(error) or type(error).__name__)
+    if request.transport is not None:
+        request.transport.abort()
+
+
+def accepts_gzip(header: str) -> bool:
+    """Whether an `Accept-Encoding` asks for gzip."""
+    for part in header.lower().split(","):
+        name, _, weight = part.partition(";")
+        if name.strip() in ("gzip", "*"):
+            return weight.replace(" ", "") not in ("q=0", "q=0.0", "q=0.00", "q=0.000")
+    return False
 
 
 def _view(request: web.Request, base: View) -> View:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from consumers.clients import faults_named
+from contracts.errors import TransientError
 from contracts.geometry import Plane
 from contracts.keys import Keys, Layer
 from contracts.planes import HEADER_BYTES, Tiles, decode_tiles, unpack_header
@@ -100,9 +101,11 @@ class Resets:
         return _Published(last, state, Versions(versions), float(watermark.get(b"ts", b"0")), tiles, known)
 
     async def layout(self, epoch: str) -> Layout:
-        """Which cells of each plane belong to which strategy; empty if the epoch is gone."""
+        """Which cells of each plane belong to which strategy; `TransientError` if the epoch is gone."""
         compiled = await self._compiled.get(self._reader, epoch)
-        return layout_of(compiled) if compiled else {}
+        if compiled is None:
+            raise TransientError(f"epoch {epoch} is gone")
+        return layout_of(compiled)
 
 
 def model_keys(keys: Keys, symbol: str) -> dict[str, str]:
@@ -145,4 +148,4 @@ def _encode(compiled: CompiledEpoch, published: _Published) -> Reset:
     data = encode_reset(compiled.epoch, REASON, upto, compiled.geometry.widths, encoded)
     body = merged(state.get(b"seq", b"0"), state.get(b"generation", b""), data)
     models = tuple(Event(None, kind, model) for kind, model in published.models.items())
-    return Reset(published.last, Event(published.last, "reset", body), models)
+    return Reset(published.last, Event(published.last, "reset", body, int(state.get(b"seq", b"0"))), models)

@@ -24,7 +24,7 @@ def stream_id(text: bytes) -> StreamId:
 
 def parse_id(text: str) -> StreamId | None:
     """An id a client sent (`Last-Event-ID`); None if it is none."""
-    found = _ID.match(text.encode())
+    found = _ID.match(text.encode(errors="replace"))
     if found is None:
         return None
     ms, number = int(found[1]), int(found[2])

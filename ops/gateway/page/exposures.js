@@ -1,25 +1,32 @@
-/** Gamma exposure beside the heatmap, on the same strikes: calls and puts or net as bars, the levels as lines. */
+/** Gamma exposure beside the heatmap, on the same strikes: bars, and the levels with their names in a gutter. */
 
+import { spread } from "./labels.js";
 import { formatDollars } from "./values.js";
+
+const FONT = "11px system-ui, sans-serif";
+const NAMES_WIDTH = 122;
+const LINE_HEIGHT = 13;
 
 export class Exposures {
   constructor(canvas, axis) {
     this.canvas = canvas;
     this.axis = axis;
     this.context = canvas.getContext("2d", { alpha: false });
-    this.mode = "sides"; // "sides" or "net"
-    this.byStrike = new Map();
+    this.net = false; // one bar for calls + puts
+    this.byStrike = new Map(); // strike -> [calls, puts]
     this.marks = [];
     this.greatest = 1;
+    this.reason = "no model yet";
     this.frame = 0;
     axis.addEventListener("move", () => this.redraw());
   }
 
-  /** Take a GEX model (null: none yet). */
-  show(model) {
-    this.byStrike = new Map((model?.by_strike ?? []).map(([strike, calls, puts]) => [strike, [calls ?? 0, puts ?? 0]]));
+  /** Take rows of [strike, calls, puts] in dollars per 1 %; null with a reason: none. */
+  show(rows, reason) {
+    this.byStrike = new Map((rows ?? []).map(([strike, calls, puts]) => [strike, [calls ?? 0, puts ?? 0]]));
+    this.reason = this.byStrike.size ? "" : reason ?? "nothing to sum";
     const sizes = [...this.byStrike.values()].flatMap(([calls, puts]) =>
-      this.mode === "net" ? [Math.abs(calls + puts)] : [calls, -puts]);
+      this.net ? [Math.abs(calls + puts)] : [calls, -puts]);
     this.greatest = Math.max(1, ...sizes);
     this.redraw();
   }
@@ -52,53 +59,79 @@ export class Exposures {
   }
 
   #paint() {
-    const { context, axis } = this;
+    const { context } = this;
     const style = getComputedStyle(document.documentElement);
     const colour = (name) => style.getPropertyValue(name).trim();
+    const bars = this.width - NAMES_WIDTH;
+    const middle = bars / 2;
     context.fillStyle = colour("--panel");
     context.fillRect(0, 0, this.width, this.height);
-    const middle = this.width / 2;
+    this.#paintMarks(bars);
+    this.#paintBars(middle, colour("--call"), colour("--put"));
+    context.fillStyle = colour("--line");
+    context.fillRect(middle - 0.5, 0, 1, this.height);
+    context.fillStyle = colour("--dim");
+    context.font = FONT;
+    context.textAlign = "left";
+    context.textBaseline = "top";
+    context.fillText(this.reason || `${formatDollars(this.greatest)} $/1 %`, 4, 4);
+  }
+
+  #paintBars(middle, green, red) {
+    const { context, axis } = this;
     const [from, to] = axis.visible;
-    const [green, red] = [colour("--call"), colour("--put")];
+    const height = axis.rowHeight * (this.net ? 0.6 : 0.72);
     for (let row = from; row < to; row += 1) {
       const found = this.byStrike.get(axis.strikes[row]);
       if (!found) continue;
-      const y = axis.middle(row) - axis.rowHeight * 0.36;
-      const bars = this.mode === "net" ? [found[0] + found[1]] : found;
-      for (const value of bars) {
-        const length = (value / this.greatest) * (middle - 6);
+      for (const value of this.net ? [found[0] + found[1]] : found) {
+        const length = (value / this.greatest) * (middle - 4);
         context.fillStyle = value >= 0 ? green : red;
-        context.fillRect(Math.min(middle, middle + length), y, Math.abs(length), axis.rowHeight * 0.72);
+        context.fillRect(Math.min(middle, middle + length), axis.middle(row) - height / 2, Math.abs(length), height);
       }
     }
-    context.fillStyle = colour("--line");
-    context.fillRect(middle - 0.5, 0, 1, this.height);
-    this.#paintMarks();
-    context.fillStyle = colour("--dim");
-    context.font = "11px system-ui, sans-serif";
-    context.textAlign = "right";
-    context.textBaseline = "top";
-    context.fillText(`${formatDollars(this.greatest)} $ per 1 %`, this.width - 6, 4);
   }
 
-  #paintMarks() {
-    const { context, axis } = this;
-    context.font = "11px system-ui, sans-serif";
+  /** A line for each level in sight, its name beside it; levels out of sight are named at the edge they lie beyond. */
+  #paintMarks(bars) {
+    const { context, height } = this;
+    const placed = this.marks.map((mark) => ({ mark, y: this.#placeOf(mark.price), seen: false }));
+    for (const one of placed) one.seen = one.y > 0 && one.y < height;
+    placed.sort((a, b) => a.y - b.y || b.mark.price - a.mark.price);
+    const half = LINE_HEIGHT / 2 + 1;
+    const named = spread(placed.map(({ y }) => Math.max(half, Math.min(height - half, y))), LINE_HEIGHT, half, height - half);
+    context.font = FONT;
     context.textAlign = "left";
-    context.textBaseline = "bottom";
-    for (const mark of this.marks) {
-      const y = axis.place(mark.price);
-      if (y === null) continue;
+    context.textBaseline = "middle";
+    placed.forEach(({ mark, y, seen }, at) => {
       context.strokeStyle = mark.colour;
       context.fillStyle = mark.colour;
       context.lineWidth = 1.5;
-      context.setLineDash(mark.dash ?? []);
-      context.beginPath();
-      context.moveTo(0, y);
-      context.lineTo(this.width, y);
-      context.stroke();
-      context.fillText(mark.label, 4, y - 1);
-    }
+      if (seen) this.#paintLine(mark, y, bars, named[at]);
+      const arrow = seen ? "" : y <= 0 ? "↑ " : "↓ ";
+      context.fillText(arrow + mark.label, bars + 14, named[at]);
+    });
     context.setLineDash([]);
+  }
+
+  #paintLine(mark, y, bars, named) {
+    const { context } = this;
+    context.setLineDash(mark.dash);
+    context.beginPath();
+    context.moveTo(0, y);
+    context.lineTo(bars, y);
+    context.stroke();
+    context.setLineDash([]);
+    context.beginPath();
+    context.moveTo(bars, y);
+    context.lineTo(bars + 11, named);
+    context.stroke();
+  }
+
+  /** Where a price lies, also beyond the strikes listed: far above or far below. */
+  #placeOf(price) {
+    const y = this.axis.place(price);
+    if (y !== null) return y;
+    return price > (this.axis.strikes[0] ?? 0) ? -Infinity : Infinity;
   }
 }

@@ -9,6 +9,9 @@ import { Scale, boundsOf } from "./colour.js";
 import { formatValue } from "./values.js";
 
 const FADE_MS = 900;
+const FADE_STEPS = 4; // a fading cell is painted so often, not with every frame
+const FONT = "12px system-ui, sans-serif";
+const SOLID = [];
 const HATCHED = 0b111111; // the flags of quotes: bits 0 to 5
 const RESCALE_SHARE = 0.25; // values outside the scale by so much of its span: a new scale is due
 
@@ -26,8 +29,11 @@ export class Heatmap extends EventTarget {
     this.scale = null;
     this.cursor = -1; // the place under the keyboard
     this.fading = new Map(); // place -> time it changed
-    this.marks = []; // [{price, label, colour, dash}], lines across the map
+    this.steps = new Int8Array(0); // place -> the step of its fading that is painted
+    this.marks = []; // [{price, label, colour, dash}], lines across the map, behind the numbers
+    this.markedRows = new Map(); // shown row -> [[y, mark]]
     this.band = null; // [low, high]: expected move
+    this.fadeSteps = matchMedia("(prefers-reduced-motion: reduce)").matches ? 1 : FADE_STEPS;
     this.paintMs = [];
     this.frame = 0;
     this.whole = true;
@@ -40,6 +46,8 @@ export class Heatmap extends EventTarget {
     Object.assign(this, { sheet, metric, spot });
     if (!same) {
       this.fading.clear();
+      this.cursor = -1;
+      this.steps = new Int8Array(sheet.cells.length);
       this.rescale();
     }
     this.redraw();
@@ -60,7 +68,9 @@ export class Heatmap extends EventTarget {
     const now = performance.now();
     for (const cell of cells) {
       const place = this.sheet.placeOf(plane, cell);
-      if (place >= 0) this.fading.set(place, now);
+      if (place < 0) continue;
+      this.fading.set(place, now);
+      this.steps[place] = -1;
     }
     if (this.metric === "change") this.whole = true; // a neighbour's price is part of it
     if (this.fading.size) this.#schedule();
@@ -93,7 +103,7 @@ export class Heatmap extends EventTarget {
   }
 
   get gutter() {
-    return 58;
+    return 64;
   }
 
   get columnWidth() {
@@ -138,12 +148,14 @@ export class Heatmap extends EventTarget {
     this.whole = false;
     const { context, axis, sheet } = this;
     const style = getComputedStyle(document.documentElement);
-    this.paper = style.getPropertyValue("--panel").trim();
-    this.dim = style.getPropertyValue("--dim").trim();
-    this.flash = style.getPropertyValue("--flash").trim();
+    const colour = (name) => style.getPropertyValue(name).trim();
+    Object.assign(this, { paper: colour("--panel"), blank: colour("--blank"), dim: colour("--dim") });
+    Object.assign(this, { flash: colour("--flash"), accent: colour("--accent") });
     context.fillStyle = this.paper;
     context.fillRect(0, 0, this.width, this.height);
     if (!sheet.columns.length) return this.#say("no cells of this strategy on this plane");
+    this.#paintBand();
+    this.#placeMarks();
     const [from, to] = axis.visible;
     const now = performance.now();
     for (let shown = from; shown < to; shown += 1) {
@@ -153,110 +165,157 @@ export class Heatmap extends EventTarget {
         this.#paintCell(row * sheet.columns.length + column, now);
       }
     }
-    this.#paintMarks();
     return undefined;
   }
 
   #say(words) {
     this.context.fillStyle = this.dim;
+    this.context.textAlign = "left";
     this.context.fillText(words, this.gutter, 24);
   }
 
   #paintFading(now) {
     const [from, to] = this.axis.visible;
-    const { sheet } = this;
-    for (const place of this.fading.keys()) {
+    const { sheet, steps } = this;
+    for (const [place, since] of this.fading) {
       const shown = sheet.strikes.length - 1 - Math.floor(place / sheet.columns.length);
-      if (shown >= from && shown < to) this.#paintCell(place, now);
+      const step = Math.min(this.fadeSteps, Math.floor(((now - since) / FADE_MS) * this.fadeSteps));
+      if (shown < from || shown >= to || step === steps[place]) continue;
+      steps[place] = step;
+      this.#paintCell(place, now);
     }
-    this.#paintMarks();
   }
 
+  /** The strike in the gutter; the one nearest spot stands out. */
   #paintStrike(shown, strike) {
     const { context, axis } = this;
-    context.font = "12px system-ui, sans-serif";
+    const atMoney = shown === this.moneyRow;
+    context.font = atMoney ? `bold ${FONT}` : FONT;
     context.textBaseline = "middle";
     context.textAlign = "right";
-    context.fillStyle = this.dim;
-    context.fillText(String(strike), this.gutter - 8, axis.middle(shown));
+    context.fillStyle = atMoney ? this.flash : this.dim;
+    context.fillText(atMoney ? `▸ ${strike}` : String(strike), this.gutter - 8, axis.middle(shown) + 0.5);
+  }
+
+  /** The expected move as a band behind the strikes, and the row of the money behind everything. */
+  #paintBand() {
+    const { context, axis, sheet, spot, band } = this;
+    this.moneyRow = spot === null ? -1 : rowNearest(sheet.strikes, spot);
+    if (band) {
+      const [top, bottom] = [axis.place(band[1]) ?? 0, axis.place(band[0]) ?? this.height];
+      context.globalAlpha = 0.22;
+      context.fillStyle = this.accent;
+      context.fillRect(0, top, this.gutter - 3, bottom - top);
+      context.globalAlpha = 1;
+      context.fillRect(this.gutter - 5, top, 2, bottom - top);
+    }
+    if (this.moneyRow < 0) return;
+    context.globalAlpha = 0.16;
+    context.fillStyle = this.flash;
+    context.fillRect(0, axis.middle(this.moneyRow) - axis.rowHeight / 2, this.width, axis.rowHeight);
+    context.globalAlpha = 1;
+  }
+
+  #placeMarks() {
+    this.markedRows.clear();
+    for (const mark of this.marks) {
+      const y = this.axis.place(mark.price);
+      const row = y === null ? -1 : this.axis.rowAt(y);
+      if (row < 0) continue;
+      if (!this.markedRows.has(row)) this.markedRows.set(row, []);
+      this.markedRows.get(row).push([y, mark]);
+    }
   }
 
   #paintCell(place, now) {
     const { context, axis, sheet, columnWidth } = this;
     const height = axis.rowHeight;
+    const shown = sheet.strikes.length - 1 - Math.floor(place / sheet.columns.length);
     const x = this.gutter + (place % sheet.columns.length) * columnWidth;
-    const y = axis.middle(sheet.strikes.length - 1 - Math.floor(place / sheet.columns.length)) - height / 2;
+    const y = axis.middle(shown) - height / 2;
+    const marks = this.markedRows.get(shown);
+    if (sheet.cells[place] < 0) {
+      if (marks) this.#paintMarks(marks, x, 0);
+      return;
+    }
     const value = sheet.value(this.metric, place, this.spot);
+    const shade = this.scale.shade(value);
     context.fillStyle = this.paper;
     context.fillRect(x, y, columnWidth, height);
-    if (sheet.cells[place] < 0) return;
-    const shade = this.scale.shade(value);
-    context.fillStyle = shade?.fill ?? this.paper;
+    context.fillStyle = shade?.fill ?? this.blank;
     context.fillRect(x + 0.5, y + 0.5, columnWidth - 1, height - 1);
-    if (sheet.flags(place) & HATCHED) this.#hatch(x, y, height);
+    if (sheet.flags(place) & HATCHED) this.#hatch(x, y, height, shade?.ink ?? this.dim);
+    const text = shade ? formatValue(this.metric, value) : "·";
+    if (marks) this.#paintMarks(marks, x, height >= 14 ? 7 * text.length + 8 : 0);
     const since = this.fading.get(place);
-    if (since !== undefined && now - since < FADE_MS) this.#paintFlash(x, y, height, 1 - (now - since) / FADE_MS);
-    if (height >= 14) this.#paintText(shade ? formatValue(this.metric, value) : "·", x, y, height, shade?.ink ?? this.dim);
-    if (place === this.cursor) this.#paintFlash(x, y, height, 1);
+    if (since !== undefined && now - since < FADE_MS) this.#paintFrame(x, y, height, 1, 1 - (now - since) / FADE_MS);
+    if (height >= 14) this.#paintText(text, x, y, height, shade?.ink ?? this.dim);
+    if (place === this.cursor) this.#paintFrame(x, y, height, 2.5, 1);
   }
 
-  #paintFlash(x, y, height, strength) {
+  #paintFrame(x, y, height, width, strength) {
     const { context } = this;
     context.globalAlpha = strength;
     context.strokeStyle = this.flash;
-    context.lineWidth = 2;
+    context.lineWidth = width;
     context.strokeRect(x + 1.5, y + 1.5, this.columnWidth - 3, height - 3);
     context.globalAlpha = 1;
   }
 
   #paintText(text, x, y, height, ink) {
     const { context } = this;
-    context.font = "12px system-ui, sans-serif";
+    context.font = FONT;
     context.textAlign = "center";
     context.textBaseline = "middle";
     context.fillStyle = ink;
     context.fillText(text, x + this.columnWidth / 2, y + height / 2 + 0.5);
   }
 
-  #hatch(x, y, height) {
+  /** Doubtful quotes are hatched, thinly enough to read the number. */
+  #hatch(x, y, height, ink) {
     const { context } = this;
     context.save();
     context.beginPath();
     context.rect(x + 1, y + 1, this.columnWidth - 2, height - 2);
     context.clip();
     context.beginPath();
-    for (let at = -height; at < this.columnWidth; at += 7) {
+    for (let at = -height; at < this.columnWidth; at += 9) {
       context.moveTo(x + at, y + height);
       context.lineTo(x + at + height, y);
     }
-    context.globalAlpha = 0.6;
-    context.strokeStyle = this.dim;
+    context.globalAlpha = 0.3;
+    context.strokeStyle = ink;
     context.lineWidth = 1;
     context.stroke();
     context.restore();
   }
 
-  /** Lines drawn over cells leave no trace: the cells under them are repainted with the whole map only. */
-  #paintMarks() {
-    const { context, axis } = this;
-    if (this.band) {
-      const [top, bottom] = [axis.place(this.band[1]) ?? 0, axis.place(this.band[0]) ?? this.height];
-      context.fillStyle = this.flash;
-      context.globalAlpha = 0.9;
-      context.fillRect(this.gutter - 4, top, 2, bottom - top);
-      context.globalAlpha = 1;
-    }
-    for (const mark of this.marks) {
-      const y = axis.place(mark.price);
-      if (y === null) continue;
+  /** The lines of a row through one of its cells, leaving `gap` in the middle to the number. */
+  #paintMarks(marks, x, gap) {
+    const { context, columnWidth } = this;
+    const side = (columnWidth - gap) / 2;
+    for (const [y, mark] of marks) {
       context.strokeStyle = mark.colour;
-      context.lineWidth = 1.5;
-      context.setLineDash(mark.dash ?? []);
+      context.lineWidth = 2;
+      context.setLineDash(mark.dash);
       context.beginPath();
-      context.moveTo(this.gutter, y);
-      context.lineTo(this.width, y);
+      context.moveTo(x, y);
+      context.lineTo(x + (gap ? side : columnWidth), y);
+      if (gap) {
+        context.moveTo(x + columnWidth - side, y);
+        context.lineTo(x + columnWidth, y);
+      }
       context.stroke();
     }
-    context.setLineDash([]);
+    context.setLineDash(SOLID);
   }
+}
+
+/** The shown row (descending) of the strike (ascending) nearest a price. */
+function rowNearest(strikes, price) {
+  let nearest = 0;
+  strikes.forEach((strike, row) => {
+    if (Math.abs(strike - price) < Math.abs(strikes[nearest] - price)) nearest = row;
+  });
+  return strikes.length - 1 - nearest;
 }

@@ -4,7 +4,7 @@ import { formatDollars, formatPoints } from "./values.js";
 
 const NAMES = {
   flip: ["gamma flip", "--flip", []],
-  flip_front: ["flip, front plane", "--flip", [2, 4]],
+  flip_front: ["flip, front", "--flip", [2, 4]],
   call_wall: ["call wall", "--wall-call", []],
   put_wall: ["put wall", "--wall-put", []],
   abs_gamma: ["most gamma", "--dim", [4, 4]],
@@ -13,52 +13,69 @@ const NAMES = {
 };
 const LINES = ["flip", "call_wall", "put_wall", "magnet"];
 const REASONS = {
-  no_sign_change: "no sign change in range", insufficient_iv: "too few own volatilities", no_spot: "no spot",
+  no_sign_change: "no change of sign in range", insufficient_iv: "too few own volatilities", no_spot: "no spot",
   no_exposures: "nothing to sum", no_candidate: "none on that side", no_oi: "no open interest",
+  no_volatility: "no volatility at the forward", no_front_plane: "no front plane", not_computed: "not computed yet",
+  fewer_than_8_strikes: "fewer than 8 strikes with a density", no_acceptance: "spot and volume at none of the strikes",
 };
 
+/** Why something is null, for people. */
 export function reasonWords(status) {
   return REASONS[status] ?? String(status ?? "unknown").replaceAll("_", " ");
 }
 
-/** The lines of the newest models: `[{price, label, colour, dash}]`. */
-export function marksOf(gex, gravity) {
+/** The lines of the newest models: `[{price, label, colour, dash}]`; `plane` is the plane shown. */
+export function marksOf(gex, gravity, plane) {
   const style = getComputedStyle(document.documentElement);
   const colour = (name) => style.getPropertyValue(name).trim();
   const marks = [];
-  for (const name of LINES) {
-    const level = gex?.levels?.[name];
-    if (level?.value == null) continue;
-    const [label, shade, dash] = NAMES[name];
-    marks.push({ price: level.value, label: `${label} ${formatPoints(level.value)}`, colour: colour(shade), dash });
-  }
-  if (gravity?.best != null) {
-    marks.push({ price: gravity.best, label: `gravity ${formatPoints(gravity.best)}`, colour: colour("--gravity"), dash: [8, 4] });
-  }
-  if (gex?.spot != null) {
-    marks.push({ price: gex.spot, label: `spot ${formatPoints(gex.spot)}`, colour: colour("--spot"), dash: [1, 3] });
-  }
+  const add = (price, name, shade, dash) => {
+    if (price != null) marks.push({ price, label: `${name} ${formatPoints(price)}`, colour: colour(shade), dash });
+  };
+  for (const name of LINES) add(gex?.levels?.[name]?.value, ...NAMES[name]);
+  const move = bandOf(plane);
+  add(move?.[1], "+1σ", "--dim", [1, 4]);
+  add(move?.[0], "−1σ", "--dim", [1, 4]);
+  add(gravity?.best, "gravity", "--gravity", [8, 4]);
+  add(gex?.spot, "spot", "--spot", []);
   return marks;
+}
+
+/** The expected move to settlement around the forward, [low, high]; null when it is unknown. */
+export function bandOf(plane) {
+  if (plane?.em_1sigma == null || plane.forward == null) return null;
+  return [plane.forward - plane.em_1sigma, plane.forward + plane.em_1sigma];
 }
 
 /** Fill the table: name, value, and how it was found. */
 export function fillLevels(table, gex, planeId) {
   const rows = [
-    ["net gamma", formatDollars(gex?.net), gex ? "calls + puts, $ per 1 % move" : "no model yet"],
+    ["net gamma", formatDollars(gex?.net), gex?.net == null ? reasonWords(gex?.reason) : "calls + puts, $ per 1 % move"],
     ["unsigned", formatDollars(gex?.abs), "calls + |puts|"],
   ];
   for (const [name, level] of Object.entries(gex?.levels ?? {})) {
     const label = NAMES[name]?.[0] ?? name.replaceAll("_", " ");
-    const value = level.value == null ? "–" : formatPoints(level.value);
-    const more = level.crossings?.length > 1 ? ` (${level.crossings.length} crossings)` : "";
-    rows.push([label, value, level.value == null ? reasonWords(level.status) : `${level.method}${more}`]);
+    rows.push([label, formatPoints(level.value), level.value == null ? reasonWords(level.status) : howOf(level)]);
   }
   const plane = gex?.planes?.[planeId];
   if (plane) {
+    const move = plane.em_1sigma;
     rows.push(["forward", formatPoints(plane.forward), `${planeId}, ${plane.forward_source ?? "unknown"}`]);
-    rows.push(["expected move", plane.em_1sigma == null ? "–" : `±${formatPoints(plane.em_1sigma)}`, "one sigma to settlement"]);
+    rows.push(["exp. move", move == null ? "–" : `±${formatPoints(move)}`, move == null ? reasonWords(plane.reason) : "1σ to settlement"]);
     rows.push(["coherence", formatPoints(plane.coherence), "points between parity forwards"]);
   }
+  replaceRows(table, rows);
+}
+
+function howOf(level) {
+  const others = level.crossings?.length > 1 ? `${level.crossings.length} crossings: ${level.crossings.map(formatPoints).join(", ")}; ` : "";
+  return `${others}${level.method ?? ""}`;
+}
+
+/** Fill the table of expirations: net and unsigned exposure of each. */
+export function fillExpirations(table, gex) {
+  const rows = Object.entries(gex?.by_expiration ?? {}).sort().map(([date, sum]) =>
+    [`${date.slice(5)} · ${sum.dte}d`, formatDollars(sum.net), `of ${formatDollars(sum.abs)}`]);
   replaceRows(table, rows);
 }
 
@@ -69,7 +86,9 @@ export function replaceRows(table, rows) {
     const line = table.rows[at] ?? table.insertRow();
     row.forEach((text, column) => {
       const cell = line.cells[column] ?? line.insertCell();
-      if (cell.textContent !== text) cell.textContent = text;
+      if (cell.textContent === text) return;
+      cell.textContent = text;
+      cell.title = text;
     });
   });
 }
