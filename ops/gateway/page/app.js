@@ -1,19 +1,29 @@
-/** The page: choices, feeds and views put together. */
+/** The page: choices, feed and views put together. */
 
-import { SIDES, STRATEGIES, flagWords } from "./book.js";
+import { SIDES, STRATEGIES } from "./book.js";
+import { Alerts } from "./alerts.js";
 import { StrikeAxis } from "./axis.js";
+import { connectionWords, epochWords, showHealth, showTimeline } from "./banner.js";
 import { Gravity, Profile, gravityWords, paintLiquidity, paintMode } from "./charts.js";
 import { Choices } from "./choices.js";
 import { Scale } from "./colour.js";
 import { Exposures } from "./exposures.js";
 import { Feed } from "./feed.js";
+import { ask, askTile } from "./gateway.js";
 import { Heatmap } from "./heatmap.js";
-import { fillLevels, marksOf } from "./levels.js";
+import { bandOf, fillExpirations, fillLevels, marksOf, reasonWords } from "./levels.js";
 import { sheetOf } from "./sheet.js";
 import { CellTable } from "./table.js";
-import { METRICS, buyOf, formatAge, formatDollars, formatPoints, midOf, rewardToRisk, sellOf } from "./values.js";
+import { Tabs } from "./tabs.js";
+import { Pin, wordsOf } from "./tile.js";
+import { METRICS, formatDollars } from "./values.js";
+
+const SIDES_EVERY_MS = 5000; // exposures of one expiration are asked for, not streamed
+const HOVER_MS = 150; // a pointer that rests so long wants to know how old the quotes are
+const AGAIN_MS = 2000;
 
 const find = (id) => document.getElementById(id);
+const named = (names) => names.map((name) => [name]);
 
 class Page {
   constructor(symbols) {
@@ -26,60 +36,43 @@ class Page {
     this.table = new CellTable(find("table"));
     this.profile = new Profile(find("profile"));
     this.gravity = new Gravity(find("gravity"));
+    this.pin = new Pin(find("tile"));
+    this.alerts = new Alerts(find("notes"), find("alerts"), find("alerts-button"));
+    this.symbolTabs = new Tabs(find("symbols"), (symbol) => this.#follow(symbol));
+    this.strategyTabs = new Tabs(find("strategies"), (strategy) => this.#choose("strategy", strategy));
+    this.sideTabs = new Tabs(find("sides"), (side) => this.#choose("side", side));
+    this.planeTabs = new Tabs(find("planes"), (id) => this.#choosePlane(id));
     this.feed = null;
-    this.pinned = null;
+    this.sheet = null;
     this.centred = false;
+    this.sides = { date: null, feed: null, askedMs: 0 }; // what was asked for
+    this.recalled = null;
   }
 
   start() {
     this.#useTheme(this.choices.get("theme") ?? (matchMedia("(prefers-color-scheme: light)").matches ? "light" : "dark"));
-    this.#tabs("symbols", this.symbols, () => this.choices.among("symbol", this.symbols), (symbol) => this.#follow(symbol));
-    this.#tabs("strategies", STRATEGIES, () => this.choices.among("strategy", STRATEGIES), (one) => this.#choose("strategy", one));
-    this.#tabs("sides", SIDES, () => this.choices.among("side", SIDES), (one) => this.#choose("side", one));
-    this.#options("metrics", Object.entries(METRICS), this.choices.among("metric", Object.keys(METRICS)));
+    find("metrics").replaceChildren(...Object.entries(METRICS).map(([value, words]) => new Option(words, value)));
+    find("metrics").value = this.choices.among("metric", Object.keys(METRICS));
     find("metrics").addEventListener("change", (event) => this.#choose("metric", event.target.value));
-    find("planes").addEventListener("change", (event) => this.#choosePlane(event.target.value));
+    find("exposure-mode").addEventListener("change", (event) => this.#choose("exposure", event.target.value));
     find("centre").addEventListener("click", () => this.#centre());
     find("closer").addEventListener("click", () => this.#zoom(1.2));
     find("further").addEventListener("click", () => this.#zoom(1 / 1.2));
     find("theme").addEventListener("click", () => this.#useTheme(this.heatmap.theme === "dark" ? "light" : "dark"));
     find("table-mode").addEventListener("click", () => this.#useTable(find("table").hidden));
-    find("exposure-mode").value = this.choices.get("exposure");
-    find("exposure-mode").addEventListener("change", (event) => this.#useExposure(event.target.value));
+    find("turn").addEventListener("click", () => this.#turn());
     find("scale-range").addEventListener("input", (event) => this.#useRange(Number(event.target.value)));
     this.heatmap.addEventListener("scale", () => this.#showScale());
     this.#listenToMap();
-    this.#useExposure(this.choices.get("exposure"));
     this.#useTable(this.choices.get("table"));
     new ResizeObserver(() => this.#resize()).observe(find("surface"));
     setInterval(() => this.#tellTime(), 1000);
-    this.#follow(this.choices.among("symbol", this.symbols));
+    const asked = decodeURIComponent(location.hash.slice(1));
+    if (asked && !this.symbols.includes(asked)) this.alerts.note(`no symbol ${asked} here; there are ${this.symbols.join(", ")}`);
+    this.#follow(this.symbols.includes(asked) ? asked : this.choices.among("symbol", this.symbols));
   }
 
   // --- choices
-
-  #tabs(id, names, current, pick) {
-    const root = find(id);
-    root.replaceChildren(...names.map((name) => {
-      const button = document.createElement("button");
-      Object.assign(button, { type: "button", textContent: name });
-      button.setAttribute("role", "tab");
-      button.dataset.name = name;
-      button.addEventListener("click", () => {
-        pick(name);
-        mark();
-      });
-      return button;
-    }));
-    const mark = () => {
-      for (const button of root.children) button.setAttribute("aria-selected", String(button.dataset.name === current()));
-    };
-    mark();
-  }
-
-  #options(id, entries, chosen) {
-    find(id).replaceChildren(...entries.map(([value, words]) => new Option(words, value, false, value === chosen)));
-  }
 
   #choose(name, value) {
     this.choices.set(name, value);
@@ -112,10 +105,12 @@ class Page {
     if (this.feed) this.#show();
   }
 
-  #useExposure(mode) {
-    this.choices.set("exposure", mode);
-    this.exposures.mode = mode;
-    this.exposures.show(this.feed?.latest.gex ?? null);
+  /** On a narrow screen heatmap and exposures take turns. */
+  #turn() {
+    const on = document.body.classList.toggle("turned");
+    find("turn").setAttribute("aria-pressed", String(on));
+    this.exposures.withStrikes = on;
+    this.#resize();
   }
 
   /** The slider narrows the scale from above: small debits become distinguishable. */
@@ -142,11 +137,10 @@ class Page {
   }
 
   #centre() {
-    const spot = this.spot;
-    if (spot !== null) this.axis.centreOn(spot);
+    if (this.spot !== null) this.axis.centreOn(this.spot);
   }
 
-  // --- feed
+  // --- the feed
 
   get spot() {
     return this.feed?.latest.gex?.spot ?? null;
@@ -154,10 +148,11 @@ class Page {
 
   #follow(symbol) {
     this.choices.set("symbol", symbol);
+    this.symbolTabs.show(named(this.symbols), symbol);
     this.feed?.close();
     this.gravity.clear();
     this.centred = false;
-    this.#unpin();
+    this.pin.clear();
     const feed = new Feed(symbol);
     this.feed = feed;
     const on = (kind, act) => feed.addEventListener(kind, (event) => feed === this.feed && act(event.detail));
@@ -165,29 +160,47 @@ class Page {
     on("diff", (change) => this.#change(change));
     on("gex", () => this.#showModels());
     for (const kind of ["liquidity", "mode", "gravity"]) on(kind, () => this.#showDerived());
-    on("epoch", () => this.#showEpoch());
-    on("health", () => this.#showHealth());
+    on("gravity", () => this.#recallGravity(feed));
+    on("epoch", (epoch) => { showTimeline(find("timeline"), epoch.timeline); this.#tellTime(); });
+    on("health", (health) => showHealth(find("health"), health));
+    on("alert", (alert) => this.alerts.add(alert));
     on("state", () => this.#tellTime());
+    on("refused", () => ask("/api/symbols").catch(() => {})); // leads to the login if that is why
     this.#tellTime();
+    this.#recallAlerts(feed);
+  }
+
+  /** The alerts of before this page came. */
+  async #recallAlerts(feed) {
+    const told = await ask(`/api/alerts/${encodeURIComponent(feed.symbol)}?count=50`).catch(() => null);
+    if (told && feed === this.feed) this.alerts.fill(told.alerts);
+  }
+
+  /** The minutes of gravity before this page came; there are some once there is a model. */
+  async #recallGravity(feed) {
+    if (this.recalled === feed) return;
+    this.recalled = feed;
+    const told = await ask(`/api/models/${encodeURIComponent(feed.symbol)}/gravity/history?count=400`).catch(() => null);
+    if (told && feed === this.feed) this.gravity.recall(told.history);
   }
 
   #plane() {
-    const { book, symbol } = this.feed;
-    const ids = [...book.planes.keys()];
+    const { book, symbol, latest } = this.feed;
     const chosen = this.choices.get("plane")[symbol];
-    const front = this.feed.latest.gex?.front;
-    return book.planes.get(chosen) ?? book.planes.get(front) ?? book.planes.get(ids[0]) ?? null;
+    return book.planes.get(chosen) ?? book.planes.get(latest.gex?.front) ?? [...book.planes.values()][0] ?? null;
   }
 
   #show() {
+    const { book } = this.feed;
     const plane = this.#plane();
-    const options = [...this.feed.book.planes.values()].map((one) => [one.id, `${one.id} · ${one.dte} dte`]);
-    this.#options("planes", options, plane?.id);
+    const strategy = this.choices.among("strategy", STRATEGIES);
+    const side = this.choices.among("side", SIDES);
+    this.strategyTabs.show(named(STRATEGIES), strategy);
+    this.sideTabs.show(named(SIDES), side);
+    this.planeTabs.show(planeEntries([...book.planes.values()]), plane?.id);
     if (!plane) return;
     const metric = this.choices.among("metric", Object.keys(METRICS));
-    const sheet = sheetOf(
-      this.feed.book, this.choices.among("strategy", STRATEGIES), this.choices.among("side", SIDES), plane,
-    );
+    const sheet = sheetOf(book, strategy, side, plane);
     this.sheet = sheet;
     this.axis.setStrikes(sheet.strikes);
     this.heatmap.show(sheet, metric, this.spot);
@@ -197,38 +210,37 @@ class Page {
       span.textContent = label;
       return span;
     }));
-    if (!this.centred && this.spot !== null) {
-      this.centred = true;
-      this.#centre();
-    }
     this.#showModels();
-    this.#showEpoch();
-    if (this.pinned) this.#pin(this.pinned.strike, this.pinned.column);
+    this.pin.show(book, this.marketS);
+    this.#tellTime();
   }
 
   #change({ plane, cells }) {
     this.heatmap.touch(plane, cells);
     if (!find("table").hidden) this.table.touch(plane, cells);
-    if (this.pinned) this.#showTile();
+    this.pin.show(this.feed.book, this.marketS);
+  }
+
+  get marketS() {
+    return this.feed.latest.gex?.ts ?? null;
   }
 
   #showModels() {
-    const { gex } = this.feed.latest;
+    const { gex, gravity } = this.feed.latest;
     if (!gex) return;
-    const plane = this.#plane();
-    const spot = gex.spot ?? null;
+    const id = this.#plane()?.id;
+    const { spot } = this;
     find("spot").textContent = spot === null ? "no spot" : spot.toFixed(2);
     this.heatmap.spot = spot;
-    const em = gex.planes?.[plane?.id];
-    this.heatmap.band = em?.em_1sigma != null && em.forward != null ? [em.forward - em.em_1sigma, em.forward + em.em_1sigma] : null;
-    const marks = marksOf(gex, this.feed.latest.gravity);
-    this.heatmap.marks = marks;
-    this.exposures.marks = marks;
+    this.heatmap.band = bandOf(gex.planes?.[id]);
+    this.heatmap.marks = marksOf(gex, gravity, gex.planes?.[id]);
+    this.exposures.marks = this.heatmap.marks;
     this.heatmap.redraw();
-    this.exposures.show(gex);
-    fillLevels(find("levels"), gex, plane?.id);
+    this.#showExposures(gex);
+    fillLevels(find("levels"), gex, id);
+    fillExpirations(find("expirations"), gex);
     find("profile-note").textContent = this.profile.take(gex);
-    this.gravity.add(gex.ts, spot, this.feed.latest.gravity);
+    this.gravity.add(gex.ts, spot, gravity);
     if (!this.centred && this.axis.strikes.length && spot !== null) {
       this.centred = true;
       this.#centre();
@@ -243,52 +255,50 @@ class Page {
     find("gravity-note").textContent = gravityWords(gravity);
   }
 
-  #showEpoch() {
-    const { epoch } = this.feed.latest;
-    const { book } = this.feed;
-    if (!book.epoch) return;
-    this.epochFacts = epoch;
-    const items = (epoch?.timeline ?? []).map(({ id, reason }) => {
-      const item = document.createElement("li");
-      item.dataset.reason = reason;
-      item.title = `${id} · ${reason}`;
-      return item;
-    });
-    find("timeline").replaceChildren(...items);
-    this.#tellTime();
+  // --- exposures
+
+  #showExposures(gex) {
+    const dates = gex.scope?.expirations ?? [];
+    const mode = this.choices.among("exposure", ["sides", "net", ...dates]);
+    const options = [["sides", "calls and puts"], ["net", "net"], ...dates.map((date) => [date, `only ${date.slice(5)}`])];
+    const select = find("exposure-mode");
+    if (select.options.length !== options.length || select.options[select.options.length - 1].value !== options.at(-1)[0]) {
+      select.replaceChildren(...options.map(([value, words]) => new Option(words, value)));
+    }
+    select.value = mode;
+    this.exposures.net = mode === "net";
+    if (mode === "sides" || mode === "net") this.exposures.show(gex.by_strike, reasonWords(gex.reason));
+    else this.#showExpiration(mode);
   }
 
-  #showHealth() {
-    const { health } = this.feed.latest;
-    find("health").dataset.status = health?.status ?? "";
-    find("health").textContent = health ? [health.status, ...(health.reasons ?? [])].join(" · ") : "";
+  /** The exposures of one expiration: models of their own that the gateway is asked for. */
+  async #showExpiration(date) {
+    const { sides, feed } = this;
+    const isSame = sides.date === date && sides.feed === feed;
+    if (isSame && Date.now() - sides.askedMs < SIDES_EVERY_MS) return;
+    if (!isSame) this.exposures.show(null, "loading");
+    Object.assign(sides, { date, feed, askedMs: Date.now() });
+    try {
+      const path = `/api/models/${encodeURIComponent(feed.symbol)}/gex`;
+      const [calls, puts] = await Promise.all([ask(`${path}?side=calls`), ask(`${path}?side=puts`)]);
+      const [up, down] = [calls.expirations[date] ?? {}, puts.expirations[date] ?? {}];
+      const rows = Object.keys({ ...up, ...down }).map((strike) => [Number(strike), up[strike], down[strike]]);
+      if (sides.date === date && feed === this.feed) this.exposures.show(rows);
+    } catch (error) {
+      if (sides.date === date && feed === this.feed) this.exposures.show(null, error.message);
+    }
   }
 
   /** What ages: the state of the connection, the age of the data, the age of the epoch. */
   #tellTime() {
     const { feed } = this;
-    const quiet = feed.lastMs ? (Date.now() - feed.lastMs) / 1000 : null;
-    const since = feed.lastMs ? new Date(feed.lastMs).toLocaleTimeString() : null;
-    const words = {
-      connecting: "connecting", live: "live",
-      quiet: `nothing new for ${formatAge(quiet ?? 0)}: last at ${since}`,
-      disconnected: since ? `disconnected since ${since}` : "no connection to the gateway",
-    };
+    const nowMs = Date.now();
     find("connection").dataset.state = feed.state;
-    find("connection").textContent = words[feed.state];
-    document.body.classList.toggle("stale", feed.state !== "live");
-    const { book } = feed;
-    if (!book.epoch) return;
-    const facts = [`epoch ${book.epoch}`];
-    const { epoch, gex } = feed.latest;
-    if (epoch) {
-      facts.push(epoch.reason, epoch.ws ? "quotes live" : "chain only");
-      if (epoch.dormant) facts.push(`dormant ${epoch.dormant}`);
-      if (epoch.forced) facts.push("forced");
-      if (epoch.created_ts && gex) facts.push(`age ${formatAge(gex.ts - epoch.created_ts)}`);
-    }
-    if (book.completeTo) facts.push(`complete to ${new Date(book.completeTo * 1000).toLocaleTimeString()}`);
-    find("epoch-facts").textContent = facts.filter(Boolean).join(" · ");
+    find("connection").textContent = connectionWords(feed, nowMs);
+    document.body.classList.toggle("stale", feed.state === "disconnected");
+    document.body.classList.toggle("quiet", feed.state === "quiet");
+    find("epoch-facts").textContent = epochWords(feed, this.#plane()?.id, nowMs);
+    this.pin.show(feed.book, this.marketS);
   }
 
   // --- the map under pointer and keys
@@ -296,19 +306,20 @@ class Page {
   #listenToMap() {
     const canvas = find("heatmap");
     canvas.addEventListener("pointermove", (event) => this.#hover(event));
-    canvas.addEventListener("pointerleave", () => { find("hover").hidden = true; });
     canvas.addEventListener("click", (event) => this.#pinPlace(this.heatmap.at(event.offsetX, event.offsetY)));
     canvas.addEventListener("keydown", (event) => this.#press(event));
+    find("exposures").addEventListener("pointermove", (event) => this.#hoverExposure(event));
     for (const id of ["heatmap", "exposures"]) {
-      find(id).addEventListener("wheel", (event) => {
-        event.preventDefault();
-        if (event.ctrlKey) this.#zoom(event.deltaY < 0 ? 1.1 : 1 / 1.1, event.offsetY);
-        else this.axis.scroll(event.deltaY);
-      }, { passive: false });
+      find(id).addEventListener("wheel", (event) => this.#wheel(event), { passive: false });
+      find(id).addEventListener("pointerleave", () => this.#tip(null, null));
       this.#drag(find(id));
     }
-    find("exposures").addEventListener("pointermove", (event) => this.#hoverExposure(event));
-    find("exposures").addEventListener("pointerleave", () => { find("hover").hidden = true; });
+  }
+
+  #wheel(event) {
+    event.preventDefault();
+    if (event.ctrlKey) this.#zoom(event.deltaY < 0 ? 1.1 : 1 / 1.1, event.offsetY);
+    else this.axis.scroll(event.deltaY);
   }
 
   /** A finger drags the strikes. */
@@ -325,12 +336,12 @@ class Page {
 
   #press(event) {
     const columns = this.sheet?.columns.length ?? 0;
-    if (!columns) return;
+    if (!columns || event.ctrlKey || event.metaKey || event.altKey) return;
     const { heatmap } = this;
     const steps = { ArrowUp: columns, ArrowDown: -columns, ArrowLeft: -1, ArrowRight: 1, PageUp: 10 * columns, PageDown: -10 * columns };
     if (event.key in steps) this.#moveCursor(steps[event.key], columns);
     else if (event.key === "Enter") this.#pinPlace(heatmap.cursor);
-    else if (event.key === "Escape") this.#unpin();
+    else if (event.key === "Escape") this.pin.clear();
     else if (event.key === "c") this.#centre();
     else if (event.key === "t") this.#useTable(find("table").hidden);
     else if (event.key === "+") this.#zoom(1.2);
@@ -351,13 +362,25 @@ class Page {
       heatmap.cursor = next;
     }
     axis.reveal(sheet.strikes.length - 1 - Math.floor(heatmap.cursor / columns));
-    find("heatmap").setAttribute("aria-label", this.#words(heatmap.cursor).replaceAll("\n", ", "));
+    const words = wordsOf(this.feed.book, sheet.tile(heatmap.cursor), null, null);
+    find("heatmap").setAttribute("aria-label", words.replaceAll("\n", ", "));
     heatmap.redraw();
   }
 
+  /** The tile under the pointer in words; when the pointer rests, with the ages of its quotes. */
   #hover(event) {
     const place = this.heatmap.at(event.offsetX, event.offsetY);
-    this.#tip(event, place < 0 ? null : this.#words(place));
+    if (place < 0) return this.#tip(event, null);
+    const tile = this.sheet.tile(place);
+    this.#tip(event, wordsOf(this.feed.book, tile, null, null));
+    this.resting = setTimeout(() => this.#tellAges(event, tile), HOVER_MS);
+    return undefined;
+  }
+
+  async #tellAges(event, tile) {
+    const { feed, resting } = this;
+    const told = await askTile(feed.symbol, tile).catch(() => null);
+    if (told && resting === this.resting && feed === this.feed) this.#tip(event, wordsOf(feed.book, tile, told, this.marketS));
   }
 
   #hoverExposure(event) {
@@ -366,116 +389,50 @@ class Page {
   }
 
   #tip(event, words) {
+    clearTimeout(this.resting);
+    this.resting = 0;
     const hover = find("hover");
     hover.hidden = !words;
     if (!words) return;
     hover.textContent = words;
-    hover.style.left = `${Math.min(event.clientX + 14, innerWidth - 310)}px`;
+    hover.style.left = `${Math.max(4, Math.min(event.clientX + 14, innerWidth - 310))}px`;
     hover.style.top = `${Math.min(event.clientY + 14, innerHeight - 160)}px`;
   }
 
-  /** A cell in words: what it is, its legs with their prices, its flags. */
-  #words(place) {
-    const { sheet } = this;
-    const cell = sheet.cells[place];
-    const plane = sheet.plane(place);
-    if (cell < 0) return `${sheet.strike(place)}: not listed`;
-    const width = sheet.width(place);
-    const price = (value) => (value === null ? "–" : value.toFixed(2));
-    const legs = this.feed.book.legs(plane, cell).map(({ strike, ratio, cell: single }) =>
-      `${ratio > 0 ? "+" : ""}${ratio} ${strike} ${sheet.side}  ${price(sellOf(plane, single))} / ${price(buyOf(plane, single))}`);
-    const mid = midOf(plane, cell);
-    const lines = [
-      `${plane.id} ${sheet.strategy} ${sheet.strike(place)}${width ? ` width ${width}` : ""}`,
-      ...legs,
-      `mid ${price(mid)}, buy ${price(buyOf(plane, cell))}, sell ${price(sellOf(plane, cell))}`,
-    ];
-    const ratio = rewardToRisk(mid, width);
-    if (ratio !== null) lines.push(`reward to risk ${ratio.toFixed(1)}`);
-    const flags = flagWords(plane.flags[cell]);
-    if (flags.length) lines.push(flags.join(", "));
-    return lines.join("\n");
-  }
-
-  // --- the pinned tile
-
   #pinPlace(place) {
     if (place < 0 || !this.sheet || this.sheet.cells[place] < 0) return;
-    this.#pin(this.sheet.strike(place), place % this.sheet.columns.length);
-  }
-
-  #pin(strike, column) {
-    this.pinned = { strike, column };
-    this.#showTile();
-  }
-
-  #unpin() {
-    this.pinned = null;
-    find("tile").hidden = true;
-  }
-
-  #showTile() {
-    const { sheet, pinned } = this;
-    const row = sheet.strikes.indexOf(pinned.strike);
-    const place = row * sheet.columns.length + pinned.column;
-    const root = find("tile");
-    root.hidden = row < 0 || !(sheet.cells[place] >= 0);
-    if (root.hidden) return;
-    if (!root.firstChild) root.append(...this.#tileParts());
-    root.children[1].textContent = this.#words(place);
-  }
-
-  #tileParts() {
-    const head = document.createElement("h2");
-    head.textContent = "tile";
-    const text = document.createElement("pre");
-    const copy = document.createElement("button");
-    Object.assign(copy, { type: "button", textContent: "copy order", id: "copy-order" });
-    copy.addEventListener("click", () => this.#copyOrder(copy));
-    const close = document.createElement("button");
-    Object.assign(close, { type: "button", textContent: "close" });
-    close.addEventListener("click", () => this.#unpin());
-    return [head, text, copy, close];
-  }
-
-  /** The order line comes from the gateway, which spells it for every program. */
-  async #copyOrder(button) {
-    const { sheet, pinned, feed } = this;
-    const { plane, width } = sheet.columns[pinned.column];
-    const query = new URLSearchParams({
-      plane: plane.id, strategy: sheet.strategy, side: sheet.side, strike: pinned.strike, width,
-    });
-    const answer = await fetch(`/api/tiles/${feed.symbol}?${query}`);
-    const told = await answer.json();
-    const line = answer.ok ? told.order : told.error;
-    find("tile").children[1].textContent += `\n\n${line}`;
-    if (!answer.ok) return;
-    await navigator.clipboard?.writeText(line).catch(() => {});
-    button.textContent = "copied";
-    setTimeout(() => { button.textContent = "copy order"; }, 1500);
+    this.pin.set(this.feed.symbol, this.sheet.tile(place));
+    this.pin.show(this.feed.book, this.marketS);
   }
 
   #resize() {
     if (find("surface").hidden) return;
     this.heatmap.resize();
     this.exposures.resize();
-    this.axis.resize(this.heatmap.height);
+    this.axis.resize(Math.max(this.heatmap.height, this.exposures.height));
     this.profile.rebuild();
     this.gravity.rebuild();
+    if (this.feed) this.#showDerived();
   }
+}
+
+/** Planes as tabs by days to expiration; the root is told where two planes share the day. */
+function planeEntries(planes) {
+  return planes.map(({ id, root, expiration, dte }) => {
+    const isShared = planes.filter((one) => one.expiration === expiration).length > 1;
+    return [id, isShared ? `${dte}d ${root}` : `${dte}d`, `${id}, ${dte} days to expiration`];
+  });
 }
 
 async function begin() {
   try {
-    const answer = await fetch("/api/symbols");
-    if (!answer.ok) throw new Error(`the gateway answers ${answer.status}`);
-    const page = new Page((await answer.json()).symbols);
+    const page = new Page((await ask("/api/symbols")).symbols);
     window.page = page; // what tests and the curious look at
     page.start();
   } catch (error) {
     find("connection").dataset.state = "disconnected";
     find("connection").textContent = `${error.message}; trying again`;
-    setTimeout(begin, 2000);
+    setTimeout(begin, AGAIN_MS);
   }
 }
 

@@ -104,8 +104,8 @@ export class Book {
   /** Apply one event; returns the cells it changed: `{plane, cells}` for a diff, null for anything else. */
   apply(type, data) {
     if (type === "reset") return this.#reset(data);
-    if (this.epoch === null) throw new Gap(`${type} before the first reset`);
     if (data.generation === undefined) return null; // told by the gateway itself, not part of the stream
+    if (this.epoch === null) throw new Gap(`${type} before the first reset`);
     this.#follow(type, data);
     if (type === "diff") return this.#diff(data);
     if (type === "tick") this.#tick(data);

@@ -1,5 +1,6 @@
 /** The small charts: gamma profile, dealer gravity over spot, liquidity map, mode gauge. */
 
+import { reasonWords } from "./levels.js";
 import { formatDollars, formatPoints } from "./values.js";
 
 const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
@@ -15,7 +16,7 @@ class Lines {
 
   show(data) {
     this.data = data;
-    if (!this.plot) this.rebuild();
+    if (!this.plot || !data) this.rebuild();
     else this.plot.setData(data);
   }
 
@@ -25,8 +26,8 @@ class Lines {
     if (!this.data) return;
     const box = this.root.getBoundingClientRect();
     const size = { width: Math.max(120, box.width), height: Math.max(80, box.height) };
-    const axis = { stroke: colour("--dim"), grid: { stroke: colour("--line"), width: 1 }, ticks: { show: false } };
-    this.plot = new window.uPlot({ ...size, legend: { show: false }, cursor: { y: false }, ...this.describe(axis) }, this.data, this.root);
+    const axis = { font: "11px system-ui, sans-serif", stroke: colour("--dim"), grid: { stroke: colour("--line"), width: 1 }, ticks: { show: false } };
+    this.plot = new window.uPlot({ ...size, legend: { show: false }, cursor: { show: false }, padding: [6, 10, 0, 0], ...this.describe(axis) }, this.data, this.root);
   }
 }
 
@@ -34,7 +35,7 @@ export class Profile extends Lines {
   constructor(root) {
     super(root, (axis) => ({
       scales: { x: { time: false } },
-      axes: [{ ...axis }, { ...axis, size: 56, values: (_, ticks) => ticks.map(formatDollars) }],
+      axes: [{ ...axis, size: 22 }, { ...axis, size: 58, values: (_, ticks) => ticks.map(formatDollars) }],
       series: [{}, { stroke: colour("--accent"), width: 1.5 }, { stroke: colour("--dim"), width: 1, dash: [3, 3] }],
       hooks: { draw: [(plot) => this.#marks(plot)] },
     }));
@@ -45,11 +46,15 @@ export class Profile extends Lines {
   /** `profile` of a GEX model; returns words when there is none. */
   take(gex) {
     const { profile, levels } = gex;
-    if (!profile?.spots) return "no profile";
+    if (!profile?.net) {
+      this.show(null);
+      return profile ? reasonWords(profile.status) : "no profile yet";
+    }
     this.crossings = levels?.flip?.crossings ?? [];
     this.spot = gex.spot;
     this.show([profile.spots, profile.net, profile.front?.net ?? profile.spots.map(() => null)]);
-    return `${this.crossings.length} crossing${this.crossings.length === 1 ? "" : "s"}`;
+    const crossings = this.crossings.length ? `crosses zero at ${this.crossings.map(formatPoints).join(", ")}` : "never crosses zero";
+    return `${crossings}; dashed: front`;
   }
 
   #marks(plot) {
@@ -75,16 +80,21 @@ export class Profile extends Lines {
   }
 }
 
+const MARKET_TIME = new Intl.DateTimeFormat("en-GB", {
+  timeZone: "America/New_York", hour: "2-digit", minute: "2-digit", second: "2-digit",
+});
+const clock = (ts) => MARKET_TIME.format(ts * 1000);
+const line = { spanGaps: true, points: { show: false } };
 const POINTS = 3600; // an hour of ticks: the sparkline keeps no more
 
 /** Spot with the gravity line and its band; a ring of fixed size, so nothing accumulates. */
 export class Gravity extends Lines {
   constructor(root) {
     super(root, (axis) => ({
-      axes: [{ ...axis }, { ...axis, size: 56 }],
+      axes: [{ ...axis, size: 22, space: 70, values: (_, ticks) => ticks.map(clock) }, { ...axis, size: 58 }],
       series: [
-        {}, { stroke: colour("--ink"), width: 1 }, { stroke: colour("--gravity"), width: 1.5 },
-        { stroke: colour("--gravity"), width: 0.5 }, { stroke: colour("--gravity"), width: 0.5 },
+        {}, { ...line, stroke: colour("--ink"), width: 1.2 }, { ...line, stroke: colour("--gravity"), width: 2 },
+        { ...line, stroke: colour("--gravity"), width: 0.5 }, { ...line, stroke: colour("--gravity"), width: 0.5 },
       ],
       bands: [{ series: [3, 4], fill: `${colour("--gravity")}33` }],
     }));
@@ -94,8 +104,22 @@ export class Gravity extends Lines {
 
   clear() {
     this.count = 0;
+    this.show(null);
   }
 
+  /** Put the minutes before in front, newest first as the gateway tells them; spot is the one of the model. */
+  recall(minutes) {
+    const since = this.count ? this.columns[0][0] : Infinity;
+    const live = Array.from({ length: this.count }, (_, at) => this.columns.map((column) => column[at]));
+    const before = minutes.filter(({ ts }) => ts < since).reverse()
+      .map((one) => [one.ts, one.spot ?? NaN, one.best ?? NaN, one.high ?? NaN, one.low ?? NaN]);
+    const rows = [...before, ...live].slice(-POINTS);
+    rows.forEach((row, at) => row.forEach((value, column) => { this.columns[column][at] = value; }));
+    this.count = rows.length;
+    if (this.count) this.#draw();
+  }
+
+  /** The newest: one row of a tick. */
   add(ts, spot, gravity) {
     if (spot == null || (this.count && ts <= this.columns[0][this.count - 1])) return;
     if (this.count === POINTS) {
@@ -105,9 +129,13 @@ export class Gravity extends Lines {
     const values = [ts, spot, gravity?.best ?? NaN, gravity?.high ?? NaN, gravity?.low ?? NaN];
     this.columns.forEach((column, at) => { column[this.count] = values[at]; });
     this.count += 1;
+    this.#draw();
+  }
+
+  #draw() {
     const shown = this.columns.map((column, at) => {
       const part = column.subarray(0, this.count);
-      return at < 2 ? part : Array.from(part, (value) => (Number.isNaN(value) ? null : value));
+      return at === 0 ? part : Array.from(part, (value) => (Number.isNaN(value) ? null : value));
     });
     this.show(shown);
   }
@@ -150,7 +178,7 @@ export function paintLiquidity(canvas, model) {
     context.textBaseline = down;
     context.fillText(words, across === "left" ? 6 : width - 6, down === "top" ? 6 : height - 6);
   }
-  if (model?.bias == null) return model?.reason ? String(model.reason).replaceAll("_", " ") : "no model yet";
+  if (model?.bias == null) return model ? reasonWords(model.reason) : "no model yet";
   const trail = model.trail ?? [];
   trail.forEach(([, bias, lfi], at) => {
     context.globalAlpha = 0.15 + (0.6 * at) / Math.max(1, trail.length);
@@ -174,19 +202,19 @@ export function paintMode(canvas, model) {
   for (const [words, from, to, shade] of parts) {
     context.globalAlpha = 0.55;
     context.fillStyle = colour(shade);
-    context.fillRect(x(from), height / 2 - 8, x(to) - x(from) - 2, 16);
+    context.fillRect(x(from), 4, x(to) - x(from) - 2, 14);
     context.globalAlpha = 1;
     context.fillStyle = colour("--dim");
-    context.fillText(words, (x(from) + x(to)) / 2, height - 4);
+    context.fillText(words, (x(from) + x(to)) / 2, height - 1);
   }
-  if (model?.score == null) return model?.reason ? String(model.reason).replaceAll("_", " ") : "no model yet";
+  if (model?.score == null) return model ? reasonWords(model.reason) : "no model yet";
   context.fillStyle = colour("--flash");
-  context.fillRect(x(model.score) - 1.5, height / 2 - 14, 3, 28);
+  context.fillRect(x(model.score) - 1.5, 0, 3, 22);
   return `${model.mode} · ${model.score.toFixed(0)}`;
 }
 
 export function gravityWords(model) {
   if (!model) return "no model yet";
-  if (model.best == null) return String(model.reason ?? "unknown").replaceAll("_", " ");
+  if (model.best == null) return reasonWords(model.reason);
   return `${formatPoints(model.best)} (${formatPoints(model.low)}–${formatPoints(model.high)}), confidence ${model.confidence?.toFixed(2) ?? "–"}`;
 }

@@ -4,7 +4,8 @@ import { spread } from "./labels.js";
 import { formatDollars } from "./values.js";
 
 const FONT = "11px system-ui, sans-serif";
-const NAMES_WIDTH = 122;
+const NAMES_WIDTH = 130;
+const STRIKES_WIDTH = 44;
 const LINE_HEIGHT = 13;
 
 export class Exposures {
@@ -15,6 +16,7 @@ export class Exposures {
     this.net = false; // one bar for calls + puts
     this.byStrike = new Map(); // strike -> [calls, puts]
     this.marks = [];
+    this.withStrikes = false; // alone on a narrow screen
     this.greatest = 1;
     this.reason = "no model yet";
     this.frame = 0;
@@ -63,21 +65,30 @@ export class Exposures {
     const style = getComputedStyle(document.documentElement);
     const colour = (name) => style.getPropertyValue(name).trim();
     const bars = this.width - NAMES_WIDTH;
-    const middle = bars / 2;
+    const left = this.withStrikes ? STRIKES_WIDTH : 0;
+    const middle = (left + bars) / 2;
     context.fillStyle = colour("--panel");
     context.fillRect(0, 0, this.width, this.height);
     this.#paintMarks(bars);
-    this.#paintBars(middle, colour("--call"), colour("--put"));
+    this.#paintBars(middle, middle - left - 4, colour("--call"), colour("--put"));
     context.fillStyle = colour("--line");
     context.fillRect(middle - 0.5, 0, 1, this.height);
     context.fillStyle = colour("--dim");
     context.font = FONT;
     context.textAlign = "left";
     context.textBaseline = "top";
-    context.fillText(this.reason || `${formatDollars(this.greatest)} $/1 %`, 4, 4);
+    context.fillText(this.reason || `${formatDollars(this.greatest)} $/1 %`, left + 4, 4);
+    if (this.withStrikes) this.#paintStrikes();
   }
 
-  #paintBars(middle, green, red) {
+  #paintStrikes() {
+    const { context, axis } = this;
+    context.textBaseline = "middle";
+    const [from, to] = axis.visible;
+    for (let row = from; row < to; row += 1) context.fillText(String(axis.strikes[row]), 4, axis.middle(row));
+  }
+
+  #paintBars(middle, greatest, green, red) {
     const { context, axis } = this;
     const [from, to] = axis.visible;
     const height = axis.rowHeight * (this.net ? 0.6 : 0.72);
@@ -85,7 +96,7 @@ export class Exposures {
       const found = this.byStrike.get(axis.strikes[row]);
       if (!found) continue;
       for (const value of this.net ? [found[0] + found[1]] : found) {
-        const length = (value / this.greatest) * (middle - 4);
+        const length = (value / this.greatest) * greatest;
         context.fillStyle = value >= 0 ? green : red;
         context.fillRect(Math.min(middle, middle + length), axis.middle(row) - height / 2, Math.abs(length), height);
       }

@@ -2,7 +2,8 @@
  * The feed: server-sent events of one symbol into a book, with what a person must know about the connection.
  *
  * The browser reconnects by itself and resumes at the last event id; when the book finds a gap, the connection is
- * opened anew, which begins with a reset. `state` is one of connecting, live, quiet, disconnected.
+ * opened anew, which begins with a reset. `state` is one of connecting, waiting (for the first reset), live, quiet,
+ * disconnected.
  */
 
 import { Book, Gap } from "./book.js";
@@ -36,12 +37,13 @@ export class Feed extends EventTarget {
     this.source?.close();
     this.source = new EventSource(`/events/${encodeURIComponent(this.symbol)}`);
     for (const kind of KINDS) this.source.addEventListener(kind, (event) => this.#take(kind, event));
+    this.source.addEventListener("open", () => this.#become(this.book.epoch === null ? "waiting" : this.state));
     this.source.addEventListener("error", () => this.#lost());
   }
 
   #take(kind, event) {
-    this.lastMs = Date.now();
     const data = JSON.parse(event.data);
+    this.lastMs = Date.now();
     let change;
     try {
       change = this.book.apply(kind, data);
@@ -54,13 +56,14 @@ export class Feed extends EventTarget {
     }
     if (kind === "reset") this.resets += 1;
     else if (kind !== "diff" && kind !== "tick") this.latest[kind] = data;
-    this.#become("live");
+    if (this.book.epoch !== null) this.#become("live");
     this.dispatchEvent(new CustomEvent(kind, { detail: change ?? data }));
   }
 
   #lost() {
     this.#become("disconnected");
     if (this.source.readyState !== EventSource.CLOSED) return; // the browser tries again by itself
+    this.dispatchEvent(new Event("refused"));
     clearTimeout(this.retry);
     this.retry = setTimeout(() => this.#open(), RETRY_MS);
   }

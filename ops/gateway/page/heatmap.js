@@ -9,6 +9,7 @@ import { Scale, boundsOf } from "./colour.js";
 import { formatValue } from "./values.js";
 
 const FADE_MS = 900;
+const FLASH = 0.75; // how strong a change begins
 const FADE_STEPS = 4; // a fading cell is painted so often, not with every frame
 const FONT = "12px system-ui, sans-serif";
 const SOLID = [];
@@ -248,7 +249,9 @@ export class Heatmap extends EventTarget {
     const text = shade ? formatValue(this.metric, value) : "·";
     if (marks) this.#paintMarks(marks, x, height >= 14 ? 7 * text.length + 8 : 0);
     const since = this.fading.get(place);
-    if (since !== undefined && now - since < FADE_MS) this.#paintFrame(x, y, height, 1, 1 - (now - since) / FADE_MS);
+    if (shade && since !== undefined && now - since < FADE_MS) {
+      this.#paintFrame(x, y, height, 1, FLASH * (1 - (now - since) / FADE_MS));
+    }
     if (height >= 14) this.#paintText(text, x, y, height, shade?.ink ?? this.dim);
     if (place === this.cursor) this.#paintFrame(x, y, height, 2.5, 1);
   }

@@ -39,6 +39,12 @@ export class Sheet {
     return this.strikes[Math.floor(place / this.columns.length)];
   }
 
+  /** The name of the tile at a place. */
+  tile(place) {
+    const { plane, width } = this.columns[place % this.columns.length];
+    return { plane: plane.id, strategy: this.strategy, side: this.side, strike: this.strike(place), width };
+  }
+
   /** Where a cell of a plane lies, -1 if not on this sheet. */
   placeOf(plane, cell) {
     return this.places.get(plane)?.[cell] ?? -1;

@@ -3,11 +3,11 @@
 import { NONE } from "./book.js";
 
 export const METRICS = {
-  mid: "mid debit",
-  natural: "natural (buy)",
-  sell: "natural (sell)",
-  r2r: "reward to risk",
-  change: "% to the next strike towards spot",
+  mid: "mid",
+  natural: "natural buy",
+  sell: "natural sell",
+  r2r: "R2R",
+  change: "% to next strike",
 };
 
 const dollars = (cents, unit) => (cents === NONE ? null : cents / unit);
