@@ -98,6 +98,10 @@ class Settings(BaseSettings):
     marketswarm_token: str | None = Field(
         None, description="what clients of the gateway must know; required beyond this machine", repr=False
     )
+    marketswarm_gateway_redis_url: str | None = Field(
+        None, description="what the gateway connects with: a user that may only read; default: REDIS_URL", repr=False
+    )
+    marketswarm_alerts: Path | None = Field(None, description="TOML file with the rules of alerts; unset: none")
     marketswarm_data: Path = Field(Path(".marketswarm"), description="data folder")
     marketswarm_timeline_length: int = Field(1000, ge=1, description="epochs kept on a timeline")
     marketswarm_stream_high_water: int = Field(50_000, ge=100, description="entries before ingestion conflates")

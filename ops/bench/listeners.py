@@ -19,11 +19,12 @@ from urllib.parse import urlsplit
 
 _ID = re.compile(rb"^id: (\d+)-\d+$", re.MULTILINE)
 _PAGE_BYTES = 4096
+_SETTLE_S = 5.0
 _AT_ONCE, _PER_S = 150, 40  # how clients come: within what the gateway allows one caller
 
 
-async def listen(url: str, symbol: str, delays_ms: array[float], until_ts: float) -> int:
-    """One client that keeps up; notes every event's delay, and returns how many bytes it got."""
+async def listen(url: str, symbol: str, delays_ms: array[float], from_ts: float, until_ts: float) -> int:
+    """One client that keeps up; notes every event's delay between two moments, and returns how many bytes it got."""
     reader, writer = await _connect(url, symbol)
     got, rest = 0, b""
     try:
@@ -34,7 +35,8 @@ async def listen(url: str, symbol: str, delays_ms: array[float], until_ts: float
                 got += len(data)
                 text = rest + data
                 cut = text.rfind(b"\n") + 1
-                delays_ms.extend(now_ms - int(found) for found in _ID.findall(text[:cut]))
+                if now_ms > from_ts * 1000:
+                    delays_ms.extend(now_ms - int(found) for found in _ID.findall(text[:cut]))
                 rest = text[cut:]
     except TimeoutError:
         pass
@@ -72,7 +74,10 @@ async def _first_event(reader: asyncio.StreamReader) -> None:
 
 async def measure(url: str, symbol: str, clients: int, slow: int, seconds: float, pid: int | None) -> dict[str, object]:
     """The figures of one run."""
-    until_ts = time() + seconds
+    # counted is what comes while all are there: the time to let them in is told apart
+    from_ts = time() + max(0, clients - _AT_ONCE) / _PER_S + _SETTLE_S
+    until_ts = from_ts + seconds
+    begun_ts = time()
     delays_ms: array[float] = array("d")
     before = resident_bytes(pid)
     async with asyncio.TaskGroup() as tasks:
@@ -80,10 +85,10 @@ async def measure(url: str, symbol: str, clients: int, slow: int, seconds: float
             tasks.create_task(dawdle(url, symbol, until_ts))
         listening = []
         for number in range(clients - slow):
-            listening.append(tasks.create_task(listen(url, symbol, delays_ms, until_ts)))
-            if number >= _AT_ONCE:
+            listening.append(tasks.create_task(listen(url, symbol, delays_ms, from_ts, until_ts)))
+            if number + slow >= _AT_ONCE:
                 await asyncio.sleep(1 / _PER_S)
-        await asyncio.sleep(seconds * 0.8)
+        await asyncio.sleep(max(0.0, until_ts - time() - 1.0))
         after = resident_bytes(pid)
     ordered = sorted(delays_ms)
     return {
@@ -91,7 +96,9 @@ async def measure(url: str, symbol: str, clients: int, slow: int, seconds: float
         "slow": slow,
         "events": len(ordered),
         "events_per_client_s": round(len(ordered) / max(1, clients - slow) / seconds, 1),
-        "bytes_per_client_s": round(sum(task.result() for task in listening) / max(1, clients - slow) / seconds),
+        "bytes_per_client_s": round(
+            sum(task.result() for task in listening) / max(1, clients - slow) / (until_ts - begun_ts)
+        ),
         "delay_ms": {name: round(ordered[int(share * (len(ordered) - 1))], 1) for name, share in _SHARES.items()}
         if ordered
         else None,

@@ -26,7 +26,7 @@ Form = tuple[object, ...]  # of a view, what decides how an event looks in it
 
 KINDS = ("reset", "diff", "tick", "gex", "liquidity", "mode", "gravity", "epoch", "health", "alert")
 ALWAYS = frozenset({"reset", "tick"})  # without them nobody can follow
-_PLANE = re.compile(r"[A-Z0-9]{1,6}:[0-9]{4}-[0-9]{2}-[0-9]{2}\Z")
+_PLANE = re.compile(r"[A-Z0-9.]{1,10}:[0-9]{4}-[0-9]{2}-[0-9]{2}\Z")
 MOST_FORMS = 64  # kept of one event: clients choose their views, and an event may be shown for hours
 
 

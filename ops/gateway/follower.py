@@ -181,7 +181,7 @@ class Follower:
             return event.render(view)
         if event.kind == "reset":
             async with self._writing:
-                return await asyncio.to_thread(event.render, view)
+                return event.render(view) if event.is_rendered(view) else await asyncio.to_thread(event.render, view)
         if event.kind == "diff" and view.strategies is not None:
             return event.render(view, await self._source.layout(orjson.loads(event.body)["epoch"]))
         return event.render(view)

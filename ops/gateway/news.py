@@ -1,9 +1,9 @@
-"""What the gateway tells by itself: the epoch a symbol is on, with its recent promotions, and the pipeline's health."""
+"""What the gateway tells by itself: the epoch with its recent promotions, the pipeline's health, and alerts."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -12,6 +12,7 @@ import orjson
 from contracts.errors import TransientError
 from contracts.keys import Keys
 from contracts.ports import GetFields, GetItems, GetValue, Reader
+from ops.gateway.alert_stream import AlertStream
 from ops.gateway.event import Event
 from ops.gateway.follower import Follower
 
@@ -21,17 +22,18 @@ EVERY_S = 1.0
 TIMELINE_SHOWN = 20
 
 
-async def watch(reader: Reader, keys: Keys, followers: Iterable[Follower], stop: asyncio.Event) -> None:
+async def watch(reader: Reader, keys: Keys, followers: Mapping[Follower, AlertStream], stop: asyncio.Event) -> None:
     """Tell every follower's clients what changed, once a second, until stopped."""
     told: dict[tuple[str, str], bytes] = {}
-    watched = list(followers)
     while not stop.is_set():
-        for follower in watched:
+        for follower, alerts in followers.items():
             with suppress(TransientError):
                 for kind, body in (await read_news(reader, keys, follower.symbol)).items():
                     if told.get((follower.symbol, kind)) != body:
                         told[follower.symbol, kind] = body
                         follower.tell(Event(None, kind, body))
+                for alert in await alerts.read_new():
+                    follower.tell(alert)
         with suppress(TimeoutError):
             await asyncio.wait_for(stop.wait(), EVERY_S)
 
@@ -45,19 +47,25 @@ async def read_news(reader: Reader, keys: Keys, symbol: str) -> dict[str, bytes]
     )
     assert isinstance(active, dict) and isinstance(timeline, list)
     epoch = active.get(symbol.encode(), b"").decode()
-    news = {"health": health} if isinstance(health, bytes) else {"health": _NO_HEALTH}
+    news = {"health": health} if isinstance(health, bytes) else {"health": NO_HEALTH}
     if not epoch:
         return news
-    names = [item.decode() for item in timeline]
-    metas = await reader.read(*(GetFields(keys.meta(name)) for name in names))
-    by_name: dict[str, Mapping[bytes, bytes]] = {
-        name: meta for name, meta in zip(names, metas, strict=True) if isinstance(meta, dict)
-    }
-    news["epoch"] = orjson.dumps(epoch_news(symbol, epoch, by_name))
+    news["epoch"] = orjson.dumps(epoch_news(symbol, epoch, await _read_metas(reader, keys, timeline)))
     return news
 
 
-_NO_HEALTH = orjson.dumps({"status": "down", "reasons": ["nothing tells the health: is staging running?"]})
+async def read_timeline(reader: Reader, keys: Keys, names: Sequence[bytes]) -> list[Json]:
+    """Epochs of a timeline with when and why they were promoted."""
+    return _timeline(await _read_metas(reader, keys, names))
+
+
+async def _read_metas(reader: Reader, keys: Keys, names: Sequence[bytes]) -> dict[str, Mapping[bytes, bytes]]:
+    epochs = [name.decode() for name in names]
+    metas = await reader.read(*(GetFields(keys.meta(epoch)) for epoch in epochs)) if epochs else []
+    return {epoch: meta for epoch, meta in zip(epochs, metas, strict=True) if isinstance(meta, dict)}
+
+
+NO_HEALTH = orjson.dumps({"status": "down", "reasons": ["nothing tells the health: is staging running?"]})
 
 
 def epoch_news(symbol: str, epoch: str, metas: Mapping[str, Mapping[bytes, bytes]]) -> Json:
@@ -76,11 +84,15 @@ def epoch_news(symbol: str, epoch: str, metas: Mapping[str, Mapping[bytes, bytes
         "dormant": int(_text(meta, b"dormant_count") or 0),
         "forced": _text(meta, b"forced_dirty") == "1",
         "ws": _text(meta, b"had_ws_updates") == "1",
-        "timeline": [
-            {"id": name, "reason": _text(one, b"reason"), "created_ts": _seconds(one, b"created_ts")}
-            for name, one in metas.items()
-        ],
+        "timeline": _timeline(metas),
     }
+
+
+def _timeline(metas: Mapping[str, Mapping[bytes, bytes]]) -> list[Json]:
+    return [
+        {"id": name, "reason": _text(meta, b"reason"), "created_ts": _seconds(meta, b"created_ts")}
+        for name, meta in metas.items()
+    ]
 
 
 def _text(meta: Mapping[bytes, bytes], name: bytes) -> str | None:

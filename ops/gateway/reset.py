@@ -113,6 +113,11 @@ def model_keys(keys: Keys, symbol: str) -> dict[str, str]:
     return {"gex": keys.gex_model(symbol)}
 
 
+def history_keys(keys: Keys, symbol: str) -> dict[str, str]:
+    """Kind -> stream (field `data`) of the models that keep their history."""
+    return {}
+
+
 def layout_of(compiled: CompiledEpoch) -> Layout:
     """Which cells of each plane belong to which strategy."""
     return {

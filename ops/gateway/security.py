@@ -1,7 +1,9 @@
 """Who may ask, how often, and what a browser may do with the answer.
 
-On loopback everybody on the machine may ask. Anywhere else a token is required: in the header
-`Authorization: Bearer ...`, or in the cookie that `POST /login` sets; never in the URL, where logs would keep it.
+On loopback everybody on the machine may ask, but no page of another site through a browser on it: a request must name
+this machine (`Host`), and one that tells its `Origin` must come from a page of ours. Anywhere else a token is required:
+in the header `Authorization: Bearer ...`, or in the cookie that `POST /login` sets; never in the URL, where logs would
+keep it.
 """
 
 from __future__ import annotations
@@ -11,6 +13,8 @@ import ipaddress
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import urlsplit
 
 from aiohttp import web
 
@@ -19,7 +23,8 @@ from contracts.errors import FatalError
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 COOKIE = "marketswarm_token"
-OPEN_PATHS = frozenset({"/healthz", "/login"})
+LOGIN = Path(__file__).parent / "page" / "login.html"
+OPEN = frozenset({("GET", "/healthz"), ("HEAD", "/healthz"), ("POST", "/login")})
 SHORTEST_TOKEN = 16
 MOST_CALLERS = 10_000
 
@@ -58,11 +63,47 @@ def token_required(token: str | None) -> Callable[..., Awaitable[web.StreamRespo
 
     @web.middleware
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
-        if token is None or request.path in OPEN_PATHS or _knows(request, token):
+        if token is None or (request.method, request.path) in OPEN or _knows(request, token):
             return await handler(request)
+        if "text/html" in request.headers.get("Accept", ""):
+            return web.Response(status=401, body=LOGIN.read_bytes(), content_type="text/html")
         raise web.HTTPUnauthorized(text="a token is needed: Authorization: Bearer <MARKETSWARM_TOKEN>, or /login")
 
     return middleware
+
+
+def same_site_required(host: str, token: str | None) -> Callable[..., Awaitable[web.StreamResponse]]:
+    """A middleware that answers 403 to what a page of another site asks through a browser.
+
+    Such a page may open a WebSocket anywhere, and by a name of its own that leads to 127.0.0.1 it may read anything.
+    """
+
+    @web.middleware
+    async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
+        name = _host_of(f"//{request.host}")
+        if token is None and not (name == host or is_loopback(name)):
+            raise web.HTTPForbidden(text="ask for this machine by its own name: 127.0.0.1 or localhost")
+        origin = request.headers.get("Origin")
+        if origin is not None and not _is_from(origin, request.host):
+            raise web.HTTPForbidden(text="pages of other sites may not ask")
+        return await handler(request)
+
+    return middleware
+
+
+def _is_from(origin: str, host: str) -> bool:
+    try:
+        return urlsplit(origin).netloc.lower() == host.lower()
+    except ValueError:
+        return False
+
+
+def _host_of(url: str) -> str:
+    """The name in an address without its port; empty if there is none."""
+    try:
+        return urlsplit(url).hostname or ""
+    except ValueError:
+        return ""
 
 
 def _knows(request: web.Request, token: str) -> bool:
