@@ -1,5 +1,7 @@
 /** Alerts: the newest as a note that goes by itself, the last of them in a list. */
 
+import { marketClock } from "./values.js";
+
 const KEPT = 50;
 const NOTES = 3;
 const NOTE_MS = 8000;
@@ -49,7 +51,7 @@ export class Alerts {
 
 function itemOf(alert) {
   const item = document.createElement("li");
-  item.textContent = `${alert.ts ? `${new Date(alert.ts * 1000).toLocaleTimeString()} ` : ""}${wordsOf(alert)}`;
+  item.textContent = `${alert.ts ? `${marketClock(alert.ts)} ` : ""}${wordsOf(alert)}`;
   item.title = alert.epoch ?? "";
   return item;
 }

@@ -1,14 +1,11 @@
 /** What a person must know before believing a number: the connection, the epoch, the age of the data, the health. */
 
-import { formatAge, formatPoints } from "./values.js";
+import { formatAge, formatPoints, marketClock } from "./values.js";
 
 const OLD_S = 15;
 const REASONS = {
   bootstrap: "first epoch", geometry: "the chain changed", dormancy: "quotes went dormant", operator: "by an operator",
 };
-const MARKET_TIME = new Intl.DateTimeFormat("en-GB", {
-  timeZone: "America/New_York", hour: "2-digit", minute: "2-digit", second: "2-digit",
-});
 const MARKET_DAY = new Intl.DateTimeFormat("en-GB", { timeZone: "America/New_York", day: "numeric", month: "short" });
 
 const clock = (ms) => new Date(ms).toLocaleTimeString("en-GB");
@@ -41,7 +38,7 @@ export function epochWords(feed, planeId, nowMs) {
   }
   const coherence = gex?.planes?.[planeId]?.coherence;
   if (coherence != null) words.push(`coherence ${formatPoints(coherence)} pt`);
-  if (gex) words.push(`market ${MARKET_DAY.format(gex.ts * 1000)} ${MARKET_TIME.format(gex.ts * 1000)}`);
+  if (gex) words.push(`market ${MARKET_DAY.format(gex.ts * 1000)} ${marketClock(gex.ts)}`);
   words.push(dataWords(book.completeTo, nowMs));
   return words.filter(Boolean).join(" · ");
 }
@@ -65,7 +62,7 @@ export function showTimeline(root, timeline) {
   const marks = (timeline ?? []).map(({ id, reason, created_ts: created }) => {
     const mark = document.createElement("li");
     mark.dataset.reason = reason;
-    mark.title = `${created ? `${MARKET_TIME.format(created * 1000)} ` : ""}${REASONS[reason] ?? reason}: ${id}`;
+    mark.title = `${created ? `${marketClock(created)} ` : ""}${REASONS[reason] ?? reason}: ${id}`;
     mark.setAttribute("aria-label", mark.title);
     return mark;
   });

@@ -1,9 +1,8 @@
 /** The small charts: gamma profile, dealer gravity over spot, liquidity map, mode gauge. */
 
+import { colour, fit } from "./canvas.js";
 import { reasonWords } from "./levels.js";
-import { formatDollars, formatPoints } from "./values.js";
-
-const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+import { formatDollars, formatPoints, marketClock } from "./values.js";
 
 /** A uPlot line chart whose data and size can be replaced; made anew when the theme changes. */
 class Lines {
@@ -80,10 +79,6 @@ export class Profile extends Lines {
   }
 }
 
-const MARKET_TIME = new Intl.DateTimeFormat("en-GB", {
-  timeZone: "America/New_York", hour: "2-digit", minute: "2-digit", second: "2-digit",
-});
-const clock = (ts) => MARKET_TIME.format(ts * 1000);
 const line = { spanGaps: true, points: { show: false } };
 const POINTS = 3600; // an hour of ticks: the sparkline keeps no more
 
@@ -91,7 +86,7 @@ const POINTS = 3600; // an hour of ticks: the sparkline keeps no more
 export class Gravity extends Lines {
   constructor(root) {
     super(root, (axis) => ({
-      axes: [{ ...axis, size: 22, space: 70, values: (_, ticks) => ticks.map(clock) }, { ...axis, size: 58 }],
+      axes: [{ ...axis, size: 22, space: 70, values: (_, ticks) => ticks.map(marketClock) }, { ...axis, size: 58 }],
       series: [
         {}, { ...line, stroke: colour("--ink"), width: 1.2 }, { ...line, stroke: colour("--gravity"), width: 2 },
         { ...line, stroke: colour("--gravity"), width: 0.5 }, { ...line, stroke: colour("--gravity"), width: 0.5 },
@@ -141,17 +136,11 @@ export class Gravity extends Lines {
   }
 }
 
-/** A canvas drawn in css pixels. */
-function drawing(canvas) {
-  const box = canvas.getBoundingClientRect();
-  const ratio = window.devicePixelRatio || 1;
-  const [width, height] = [Math.round(box.width * ratio), Math.round(box.height * ratio)];
-  if (canvas.width !== width || canvas.height !== height) Object.assign(canvas, { width, height });
-  const context = canvas.getContext("2d");
-  context.setTransform(ratio, 0, 0, ratio, 0, 0);
-  context.clearRect(0, 0, box.width, box.height);
-  context.font = "11px system-ui, sans-serif";
-  return { context, width: box.width, height: box.height };
+function cleared(canvas) {
+  const drawing = fit(canvas);
+  drawing.context.clearRect(0, 0, drawing.width, drawing.height);
+  drawing.context.font = "11px system-ui, sans-serif";
+  return drawing;
 }
 
 const QUADRANTS = [
@@ -161,7 +150,7 @@ const QUADRANTS = [
 
 /** bias (x, -100..100) against lfi (y, 0..100) with its trail; `trail` rows are [ts, bias, lfi]. */
 export function paintLiquidity(canvas, model) {
-  const { context, width, height } = drawing(canvas);
+  const { context, width, height } = cleared(canvas);
   const x = (bias) => ((bias + 100) / 200) * (width - 12) + 6;
   const y = (lfi) => (1 - lfi / 100) * (height - 12) + 6;
   context.strokeStyle = colour("--line");
@@ -194,7 +183,7 @@ export function paintLiquidity(canvas, model) {
 }
 
 export function paintMode(canvas, model) {
-  const { context, width, height } = drawing(canvas);
+  const { context, width, height } = cleared(canvas);
   const parts = [["compression", 0, 34, "--call"], ["transition", 34, 67, "--warn"], ["expansion", 67, 100, "--put"]];
   const x = (score) => 6 + (score / 100) * (width - 12);
   context.textAlign = "center";

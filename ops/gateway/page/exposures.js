@@ -1,9 +1,11 @@
 /** Gamma exposure beside the heatmap, on the same strikes: bars, and the levels with their names in a gutter. */
 
+import { colour, fit } from "./canvas.js";
 import { spread } from "./labels.js";
 import { formatDollars } from "./values.js";
 
 const FONT = "11px system-ui, sans-serif";
+const OPAQUE = { alpha: false };
 const NAMES_WIDTH = 130;
 const STRIKES_WIDTH = 44;
 const LINE_HEIGHT = 13;
@@ -12,7 +14,6 @@ export class Exposures {
   constructor(canvas, axis) {
     this.canvas = canvas;
     this.axis = axis;
-    this.context = canvas.getContext("2d", { alpha: false });
     this.net = false; // one bar for calls + puts
     this.byStrike = new Map(); // strike -> [calls, puts]
     this.marks = [];
@@ -34,13 +35,7 @@ export class Exposures {
   }
 
   resize() {
-    const box = this.canvas.parentElement.getBoundingClientRect();
-    const ratio = window.devicePixelRatio || 1;
-    this.canvas.width = Math.round(box.width * ratio);
-    this.canvas.height = Math.round(box.height * ratio);
-    this.width = box.width;
-    this.height = box.height;
-    this.context.setTransform(ratio, 0, 0, ratio, 0, 0);
+    Object.assign(this, fit(this.canvas, OPAQUE, this.canvas.parentElement));
     this.redraw();
   }
 
@@ -62,8 +57,6 @@ export class Exposures {
 
   #paint() {
     const { context } = this;
-    const style = getComputedStyle(document.documentElement);
-    const colour = (name) => style.getPropertyValue(name).trim();
     const bars = this.width - NAMES_WIDTH;
     const left = this.withStrikes ? STRIKES_WIDTH : 0;
     const middle = (left + bars) / 2;

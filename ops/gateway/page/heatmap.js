@@ -5,6 +5,7 @@
  * still fade, and nothing else. That is what holds 60 frames a second at ten diffs a second.
  */
 
+import { colour, fit } from "./canvas.js";
 import { Scale, boundsOf } from "./colour.js";
 import { formatValue } from "./values.js";
 
@@ -12,6 +13,7 @@ const FADE_MS = 900;
 const FLASH = 0.75; // how strong a change begins
 const FADE_STEPS = 4; // a fading cell is painted so often, not with every frame
 const FONT = "12px system-ui, sans-serif";
+const OPAQUE = { alpha: false };
 const SOLID = [];
 const HATCHED = 0b111111; // the flags of quotes: bits 0 to 5
 const RESCALE_SHARE = 0.25; // values outside the scale by so much of its span: a new scale is due
@@ -21,7 +23,6 @@ export class Heatmap extends EventTarget {
     super();
     this.canvas = canvas;
     this.axis = axis;
-    this.context = canvas.getContext("2d", { alpha: false });
     this.sheet = null;
     this.metric = "mid";
     this.spot = null;
@@ -83,13 +84,7 @@ export class Heatmap extends EventTarget {
   }
 
   resize() {
-    const box = this.canvas.parentElement.getBoundingClientRect();
-    const ratio = window.devicePixelRatio || 1;
-    this.canvas.width = Math.round(box.width * ratio);
-    this.canvas.height = Math.round(box.height * ratio);
-    this.width = box.width;
-    this.height = box.height;
-    this.context.setTransform(ratio, 0, 0, ratio, 0, 0);
+    Object.assign(this, fit(this.canvas, OPAQUE, this.canvas.parentElement));
     this.redraw();
   }
 
@@ -148,8 +143,6 @@ export class Heatmap extends EventTarget {
   #paintAll() {
     this.whole = false;
     const { context, axis, sheet } = this;
-    const style = getComputedStyle(document.documentElement);
-    const colour = (name) => style.getPropertyValue(name).trim();
     Object.assign(this, { paper: colour("--panel"), blank: colour("--blank"), dim: colour("--dim") });
     Object.assign(this, { flash: colour("--flash"), accent: colour("--accent") });
     context.fillStyle = this.paper;

@@ -1,5 +1,6 @@
 /** Levels in words, and as lines across heatmap and exposures. */
 
+import { colour } from "./canvas.js";
 import { formatDollars, formatPoints } from "./values.js";
 
 const NAMES = {
@@ -26,8 +27,6 @@ export function reasonWords(status) {
 
 /** The lines of the newest models: `[{price, label, colour, dash}]`; `plane` is the plane shown. */
 export function marksOf(gex, gravity, plane) {
-  const style = getComputedStyle(document.documentElement);
-  const colour = (name) => style.getPropertyValue(name).trim();
   const marks = [];
   const add = (price, name, shade, dash) => {
     if (price != null) marks.push({ price, label: `${name} ${formatPoints(price)}`, colour: colour(shade), dash });

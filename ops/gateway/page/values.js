@@ -53,3 +53,12 @@ export function formatAge(seconds) {
   if (seconds < 5400) return `${Math.round(seconds / 60)} min`;
   return `${(seconds / 3600).toFixed(1)} h`;
 }
+
+const MARKET_TIME = new Intl.DateTimeFormat("en-GB", {
+  timeZone: "America/New_York", hour: "2-digit", minute: "2-digit", second: "2-digit",
+});
+
+/** The time of day on the market's clock, of epoch seconds. */
+export function marketClock(ts) {
+  return MARKET_TIME.format(ts * 1000);
+}
