@@ -133,6 +133,10 @@ class Keys:
         self._epoch = f"{namespace}:epoch:" if namespace else "epoch:"
         self._strategy = f"{namespace}:strategy:" if namespace else "strategy:"
 
+    def prefixes(self) -> tuple[str, ...]:
+        """How every key of ours begins."""
+        return self._massive, self._epoch, self._strategy
+
     def tag(self, symbol: str) -> str:
         """How the underlying is written inside a key: in braces when partitioned."""
         return f"{{{symbol}}}" if self.partitioned else symbol

@@ -16,14 +16,29 @@ from ops.gateway.event import Event
 
 Json = dict[str, Any]
 
+_BOARD = frozenset({"reset", "diff", "tick"})  # a reset has all that these said before it
+
 
 def coalesced(events: Sequence[Event]) -> list[Event]:
-    """Fewer events with the same effect; a `reset` among them ends what was before it."""
+    """Fewer events with the same effect."""
     entries = [event for event in events if event.id is not None]
+    own = [event for event in events if event.id is None]
     resets = [at for at, event in enumerate(entries) if event.kind == "reset"]
-    start = entries[resets[-1] : resets[-1] + 1] if resets else []
-    rest = entries[resets[-1] + 1 :] if resets else entries
-    return [*start, *_continued(rest), *_told([event for event in events if event.id is None])]
+    start = resets[-1] if resets else 0
+    before = [event for event in entries[:start] if event.kind not in _BOARD]
+    rest = entries[start + 1 :] if resets else entries
+    return [
+        *_aside(before, entries[0].seq - 1 if entries else 0),
+        *entries[start : start + len(resets[-1:])],
+        *_continued(rest),
+        *_told(own),
+    ]
+
+
+def _aside(models: Sequence[Event], since: int) -> list[Event]:
+    """The newest of each model that was told before a reset, which ends everything else."""
+    newest = {event.kind: event for event in models}
+    return [_continuing(kind, orjson.loads(event.body), since, since, None) for kind, event in newest.items()]
 
 
 def _continued(entries: Sequence[Event]) -> list[Event]:

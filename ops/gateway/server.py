@@ -31,6 +31,7 @@ from contracts.settings import Settings
 from ops.alerts.rule_file import RuleFile
 from ops.alerts.vigil import LEASE, PERIOD_S, Vigil
 from ops.alerts.webhook import Webhooks
+from ops.gateway.acl import GROUP
 from ops.gateway.alert_stream import AlertStream
 from ops.gateway.endpoints import ENDPOINTS
 from ops.gateway.follower import Follower
@@ -54,7 +55,6 @@ log = structlog.get_logger("gateway")
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
-GROUP = "gateway"  # no consumer group: the name under which leases are held
 PAGE = Path(__file__).parent / "page"
 MAX_CLIENTS = 1000
 REQUESTS_PER_S, REQUESTS_BURST = 50.0, 200.0  # of one caller
@@ -248,7 +248,11 @@ class Gateway:
         token = self._settings.marketswarm_token
         if token is None:
             raise web.HTTPNotFound(text="no token is set: nobody need log in")
-        return log_in(token, str((await request.post()).get("token", "")))
+        try:
+            given = (await request.post()).get("token", "")
+        except ValueError:  # of a broken form, in many ways
+            raise web.HTTPBadRequest(text="a form with the field `token` is expected") from None
+        return log_in(token, str(given))
 
     # --- events
 
