@@ -35,7 +35,7 @@ HEADERS = {
     ),
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
-    "Referrer-Policy": "no-referrer",
+    "Referrer-Policy": "same-origin",  # without a referrer a form comes from the origin "null", as if from another site
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
     "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
@@ -66,7 +66,7 @@ def token_required(token: str | None) -> Callable[..., Awaitable[web.StreamRespo
         if token is None or (request.method, request.path) in OPEN or _knows(request, token):
             return await handler(request)
         if "text/html" in request.headers.get("Accept", ""):
-            return web.Response(status=401, body=LOGIN.read_bytes(), content_type="text/html")
+            return login_form()
         raise web.HTTPUnauthorized(text="a token is needed: Authorization: Bearer <MARKETSWARM_TOKEN>, or /login")
 
     return middleware
@@ -112,10 +112,15 @@ def _knows(request: web.Request, token: str) -> bool:
     return hmac.compare_digest(given.encode("utf-8", "replace"), token.encode())
 
 
+def login_form() -> web.Response:
+    """The answer to a browser that does not know the token."""
+    return web.Response(status=401, body=LOGIN.read_bytes(), content_type="text/html")
+
+
 def log_in(token: str, given: str) -> web.Response:
-    """The answer to a login: the cookie for this browser alone, or 401."""
+    """The answer to a login: the cookie for this browser alone, or the form again."""
     if not hmac.compare_digest(given.encode("utf-8", "replace"), token.encode()):
-        raise web.HTTPUnauthorized(text="that is not the token")
+        return login_form()
     response = web.Response(status=303, headers={"Location": "/"})
     response.set_cookie(COOKIE, token, httponly=True, samesite="Strict", path="/")
     return response

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -73,10 +74,16 @@ class Screen:
 @pytest.fixture
 async def screen(redis_url: str, settings_for: Callable[..., Settings], browser: Browser) -> AsyncIterator[Screen]:
     """A live pipeline, its gateway, and a page that is not loaded yet; a console error fails the test."""
-    settings = settings_for(MARKETSWARM_PORT="0")
+    async with screen_on(redis_url, settings_for(MARKETSWARM_PORT="0"), browser) as found:
+        yield found
+
+
+@asynccontextmanager
+async def screen_on(redis_url: str, settings: Settings, browser: Browser) -> AsyncIterator[Screen]:
+    """The same on a server and with settings of the test's own."""
     async with small_pipeline(redis_url, settings) as pipeline, serving(settings, redis_url) as gateway:
         await pipeline.live()
-        context = await browser.new_context(viewport={"width": 1280, "height": 900})
+        context = await browser.new_context(viewport={"width": 1280, "height": 900}, color_scheme="dark")
         page = await context.new_page()
         screen = Screen(pipeline, gateway, page, context)
 

@@ -17,7 +17,8 @@ SCRIPT = """(({ strikes, widths }) => {
   let seq = 1, version = 1;
   const count = cells.length;
   send("reset", {
-    epoch, generation, seq, reason: "joined", complete_to: null, widths: Array.from({ length: widths }, (_, n) => 5 * n + 5),
+    epoch, generation, seq, reason: "joined", complete_to: null,
+    widths: Array.from({ length: widths }, (_, n) => 5 * n + 5),
     planes: [{
       id, root: "SPXW", expiration: "2031-01-15", dte: 0, version, cells,
       strikes: Array.from({ length: strikes }, (_, n) => 6600 + 5 * n),
@@ -38,7 +39,7 @@ SCRIPT = """(({ strikes, widths }) => {
 
 
 async def show_synthetic(screen: Screen, strikes: int = 120, widths: int = 8) -> None:
-    """Replace what the page shows by a board of so many strikes and widths; afterwards `sendDiff(n)` changes n cells."""
+    """Replace what the page shows by a board of so many strikes and widths; `sendDiff(n)` then changes n cells."""
     await screen.tell(f"{SCRIPT}({{ strikes: {strikes}, widths: {widths} }})")
     await screen.until(f"page.sheet.strikes.length === {strikes}")
     assert await screen.tell("page.feed.gaps") == 0

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from pathlib import Path
 
+from playwright.async_api import Browser
+
+from consumers import embedded
 from contracts.settings import Settings
 from ops.gateway.server import serving
-from tests.browser.conftest import Screen
+from tests.browser.conftest import Screen, screen_on
 from tests.browser.test_page import mid_at
 from tests.ops.pipeline import STRIKES, SYMBOL
+from tests.ops.test_gateway import server_of_its_own
 from tests.waiting import wait_until_async
 
 
@@ -73,3 +78,70 @@ async def test_a_slow_tab_gets_the_newest_of_each_cell(screen: Screen) -> None:
     await busy
     await wait_until_async(lambda: _has(screen, 2 * (919 + 900)), "the newest quote")
     assert await screen.tell("page.feed.gaps") == 0
+
+
+async def test_a_restarted_redis_is_followed_again(
+    tmp_path: Path, settings_for: Callable[..., Settings], browser: Browser
+) -> None:
+    port = embedded.free_port()
+    with server_of_its_own(tmp_path, port) as server:
+        async with screen_on(f"redis://127.0.0.1:{port}", settings_for(MARKETSWARM_PORT="0"), browser) as screen:
+            await screen.opened()
+            server.terminate()
+            await asyncio.to_thread(server.wait)
+            await screen.until("page.feed.state === 'quiet'", 20.0)
+            assert "nothing new for" in await screen.text("#connection")
+            with server_of_its_own(tmp_path, port):
+                screen.pipeline.quote(STRIKES[3], 8.0, 8.5)
+                await wait_until_async(lambda: _has(screen, 3300), "the newest quote", 30.0)
+                await screen.until("page.feed.state === 'live'")
+                assert await screen.tell("page.feed.gaps") == 0
+
+
+async def test_a_symbol_without_an_epoch_is_waited_for_and_another_one_is_a_click_away(
+    redis_url: str, settings_for: Callable[..., Settings], browser: Browser
+) -> None:
+    settings = settings_for(MARKETSWARM_PORT="0", MASSIVE_SYMBOLS="SPX,NDX")
+    async with screen_on(redis_url, settings, browser) as screen:
+        await screen.opened()
+        await screen.page.click("#symbols button[data-name=NDX]")
+        await screen.until("page.feed.state === 'waiting'")
+        assert await screen.text("#connection") == "connected; waiting for the first epoch"
+        assert await screen.text("#epoch-facts") == "waiting for the first epoch"
+        assert await screen.tell("page.sheet") is None
+        await screen.page.click("#symbols button[data-name=SPX]")
+        await screen.until("page.feed.state === 'live' && page.sheet !== null")
+
+
+async def test_the_symbol_is_remembered_and_a_link_may_name_one(
+    redis_url: str, settings_for: Callable[..., Settings], browser: Browser
+) -> None:
+    settings = settings_for(MARKETSWARM_PORT="0", MASSIVE_SYMBOLS="SPX,NDX")
+    async with screen_on(redis_url, settings, browser) as screen:
+        await screen.opened()
+        await screen.page.click("#symbols button[data-name=NDX]")
+        await screen.page.reload()
+        await screen.until("window.page?.feed.symbol === 'NDX'")
+        await screen.page.goto("about:blank")
+        await screen.opened("/#SPX")
+        await screen.page.goto("about:blank")
+        await screen.page.goto(screen.gateway.url + "/#ABC")
+        await screen.until("document.getElementById('notes').textContent.includes('no symbol ABC here')")
+
+
+async def test_a_gateway_with_a_token_asks_for_it(
+    redis_url: str, settings_for: Callable[..., Settings], browser: Browser
+) -> None:
+    token = "a token that nobody guesses"
+    async with screen_on(redis_url, settings_for(MARKETSWARM_PORT="0", MARKETSWARM_TOKEN=token), browser) as screen:
+        answer = await screen.page.goto(screen.gateway.url)
+        assert answer is not None and answer.status == 401
+        await screen.page.fill("#token", "a wrong one")
+        await screen.page.click("button")
+        await screen.page.fill("#token", token)
+        await screen.page.click("button")
+        await screen.until("!!(window.page?.sheet && page.feed.latest.gex)")
+        await screen.context.clear_cookies()
+        await screen.tell("page.feed.source.close(); page.feed.source.dispatchEvent(new Event('error'))")
+        await screen.page.wait_for_selector("#token")
+        screen.complaints.clear()  # a browser reports every 401

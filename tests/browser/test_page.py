@@ -77,7 +77,7 @@ async def test_the_table_equals_what_is_published_cell_by_cell(screen: Screen, s
     for number, strike in enumerate(STRIKES[5:25]):
         screen.pipeline.quote(strike, 5.0 + number / 10, 5.3 + number / 10)
     await wait_until_async(lambda: _is_level(screen), "everything to be published")
-    await screen.until(f"page.feed.book.seq === {screen.pipeline.state('seq')}")
+    await wait_until_async(lambda: _has_all(screen), "the page to have it")
     blob = screen.pipeline.client.get(screen.pipeline.keys.plane(screen.pipeline.epoch(), PLANE, Layer.PUBLISHED))
     cells = decode_tiles(blob).cells
     shown = await screen.tell(CELLS)
@@ -86,6 +86,10 @@ async def test_the_table_equals_what_is_published_cell_by_cell(screen: Screen, s
         mid2, *_ = (int(cells[row, cell]) for row in range(len(TILE_FIELDS)))
         assert (None if value == "" else round(float(value) * 200)) == (None if mid2 == UNKNOWN else mid2)
         assert flags == int(cells[TILE_FIELDS.index("flags"), cell])
+
+
+async def _has_all(screen: Screen) -> bool:
+    return bool(await screen.tell("page.feed.book.seq") == screen.pipeline.state("seq"))
 
 
 async def _is_level(screen: Screen) -> bool:
@@ -176,11 +180,140 @@ async def test_a_narrow_screen_needs_no_sideways_scrolling(screen: Screen) -> No
     assert await screen.tell("page.heatmap.width") > 300
 
 
+async def test_on_a_narrow_screen_prices_and_gamma_take_turns(screen: Screen) -> None:
+    await screen.page.set_viewport_size({"width": 390, "height": 844})
+    await screen.opened()
+    assert await screen.page.is_hidden("#exposures")
+    await screen.page.click("#turn")
+    assert await screen.page.is_hidden("#heatmap") and await screen.page.is_visible("#exposures")
+    assert await screen.tell("page.exposures.width") > 300
+
+
+async def test_a_desk_needs_no_scrolling_for_prices_and_gamma(screen: Screen) -> None:
+    await screen.opened()
+    assert await screen.tell("[document.documentElement.scrollWidth, document.documentElement.scrollHeight]") == [
+        1280,
+        900,
+    ]
+    boxes = [await screen.page.locator(f"#{name}").bounding_box() for name in ("heatmap", "exposures")]
+    assert all(box and box["height"] > 500 and box["y"] + box["height"] <= 900 for box in boxes)
+
+
+async def test_controls_are_on_one_line(screen: Screen) -> None:
+    await screen.opened()
+    assert await screen.tell("document.querySelector('.controls').getBoundingClientRect().height") < 40
+
+
+async def test_a_tile_that_is_pointed_at_tells_its_legs_and_the_age_of_their_quotes(screen: Screen) -> None:
+    await screen.opened()
+    screen.pipeline.quote(STRIKE, 8.0, 8.5)
+    await screen.until("page.feed.book.diffs === 1")
+    x, y = await screen.tell(PLACE_OF_THE_MONEY)
+    await screen.page.hover("#heatmap", position={"x": x, "y": y})
+    await screen.until("document.getElementById('hover').textContent.includes(' old')")
+    words = await screen.text("#hover")
+    assert PLANE in words and "2 6900 call" in words and "buy" in words and "sell" in words
+
+
+PLACE_OF_THE_MONEY = """(() => {
+  const { heatmap, axis, sheet } = page;
+  axis.centreOn(6900);
+  return [heatmap.gutter + heatmap.columnWidth / 2, axis.place(6900)];
+})()"""
+
+
+async def test_a_pinned_tile_stays_whatever_the_map_shows(screen: Screen) -> None:
+    await screen.opened()
+    x, y = await screen.tell(PLACE_OF_THE_MONEY)
+    await screen.page.click("#heatmap", position={"x": x, "y": y})
+    await screen.page.click("#strategies button[data-name=vertical]")
+    await screen.page.click("#sides button[data-name=put]")
+    assert "butterfly call 6900" in await screen.text("#tile pre")
+
+
+async def test_singles_of_several_expirations_lie_side_by_side(screen: Screen) -> None:
+    await screen.opened()
+    planes = await screen.tell(
+        """(() => {
+          const plane = (expiration, dte, strikes) => ({
+            id: `SPXW:${expiration}`, root: "SPXW", expiration, dte, version: 1, strikes,
+            cells: strikes.map((strike) => ["single", "call", strike, 0]), mid2: strikes.map(() => 400),
+            buy: strikes.map(() => 210), sell: strikes.map(() => 190), flags: strikes.map(() => 0),
+          });
+          page.feed.source.close();
+          page.feed.source.dispatchEvent(new MessageEvent("reset", { data: JSON.stringify({
+            epoch: "SPX:2:0000", generation: "g", seq: 1, reason: "joined", complete_to: null, widths: [],
+            planes: [plane("2031-01-15", 0, [6890, 6900]), plane("2031-01-16", 1, [6900, 6910])],
+          }) }));
+          return page.feed.book.planes.size;
+        })()"""
+    )
+    assert planes == 2
+    await screen.page.click("#strategies button[data-name=single]")
+    await screen.page.click("#table-mode")
+    heads = await screen.page.locator("#table thead th").all_inner_texts()
+    assert heads == ["strike", "01-15 · 0d", "01-16 · 1d"]
+    rows = [await row.locator("td").all_inner_texts() for row in await screen.page.locator("#table tbody tr").all()]
+    assert rows == [["", "2.00"], ["2.00", "2.00"], ["2.00", ""]]
+
+
+async def test_the_slider_narrows_the_colours(screen: Screen) -> None:
+    await screen.opened()
+    high = await screen.tell("page.heatmap.scale.high")
+    low = await screen.tell("page.heatmap.scale.low")
+    await screen.page.fill("#scale-range", "50")
+    assert await screen.tell("page.heatmap.scale.high") == pytest.approx((low + high) / 2)
+
+
+async def test_tabs_follow_the_arrow_keys(screen: Screen) -> None:
+    await screen.opened()
+    await screen.page.focus("#strategies [aria-selected=true]")
+    await screen.page.keyboard.press("ArrowRight")
+    assert await screen.tell("[page.sheet.strategy, document.activeElement.dataset.name]") == ["vertical", "vertical"]
+
+
+async def test_everything_that_can_be_used_has_a_name(screen: Screen) -> None:
+    await screen.opened()
+    unnamed = await screen.tell(
+        "[...document.querySelectorAll('button, select, input, canvas, [role]')].filter((one) =>"
+        " !(one.getAttribute('aria-label') || one.title || one.textContent.trim() || one.labels?.length"
+        " || ['status', 'tooltip'].includes(one.getAttribute('role')))).map((one) => one.outerHTML)"
+    )
+    assert unnamed == []
+
+
+async def test_who_wants_no_motion_sees_a_change_without_fading(screen: Screen) -> None:
+    await screen.page.emulate_media(reduced_motion="reduce")
+    await screen.opened()
+    assert await screen.tell("page.heatmap.fadeSteps") == 1
+
+
+async def test_an_alert_is_a_note_and_stays_in_a_bounded_list(screen: Screen) -> None:
+    await screen.opened()
+    await screen.tell(
+        """(() => {
+          for (let n = 1; n <= 60; n += 1) {
+            const alert = { rule: "flip", symbol: "SPX", epoch: "e", ts: 1771513215, text: `SPX crossed ${n}` };
+            page.feed.source.dispatchEvent(new MessageEvent("alert", { data: JSON.stringify(alert) }));
+          }
+        })()"""
+    )
+    assert await screen.page.locator("#notes p").all_inner_texts() == [
+        "SPX crossed 58",
+        "SPX crossed 59",
+        "SPX crossed 60",
+    ]
+    await screen.page.click("#alerts-button")
+    items = await screen.page.locator("#alerts li").all_inner_texts()
+    assert len(items) == 50 and items[0] == "10:00:15 SPX crossed 60"
+
+
 async def test_nothing_shifts_while_the_page_updates(screen: Screen) -> None:
     await screen.opened()
     await screen.tell(
-        "window.shifted = []; new PerformanceObserver((list) => { for (const e of list.getEntries()) for (const s of e.sources)"
-        " shifted.push(s.node?.id || s.node?.className || s.node?.textContent); }).observe({type: 'layout-shift'})"
+        "window.shifted = []; new PerformanceObserver((list) => {"
+        " for (const entry of list.getEntries()) for (const { node } of entry.sources)"
+        " shifted.push(node?.id || node?.className || node?.textContent); }).observe({type: 'layout-shift'})"
     )
     for number in range(5):
         screen.pipeline.quote(STRIKES[10 + number], 3.0, 3.2)

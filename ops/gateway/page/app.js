@@ -150,11 +150,10 @@ class Page {
     this.choices.set("symbol", symbol);
     this.symbolTabs.show(named(this.symbols), symbol);
     this.feed?.close();
-    this.gravity.clear();
-    this.centred = false;
-    this.pin.clear();
+    this.#forget();
     const feed = new Feed(symbol);
     this.feed = feed;
+    this.#showDerived();
     const on = (kind, act) => feed.addEventListener(kind, (event) => feed === this.feed && act(event.detail));
     on("reset", () => this.#show());
     on("diff", (change) => this.#change(change));
@@ -168,6 +167,21 @@ class Page {
     on("refused", () => ask("/api/symbols").catch(() => {})); // leads to the login if that is why
     this.#tellTime();
     this.#recallAlerts(feed);
+  }
+
+  /** Nothing of another symbol stays on the page. */
+  #forget() {
+    this.centred = false;
+    this.sheet = null;
+    this.pin.clear();
+    this.heatmap.clear();
+    this.table.clear();
+    this.gravity.clear();
+    this.profile.show(null);
+    this.exposures.marks = [];
+    this.exposures.show(null, "no model yet");
+    for (const id of ["levels", "expirations", "timeline", "planes", "widths", "profile-note", "health"]) find(id).replaceChildren();
+    find("spot").textContent = "–";
   }
 
   /** The alerts of before this page came. */

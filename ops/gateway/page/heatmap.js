@@ -55,6 +55,15 @@ export class Heatmap extends EventTarget {
     this.redraw();
   }
 
+  /** Nothing to show. */
+  clear() {
+    this.sheet = null;
+    this.marks = [];
+    this.band = null;
+    this.fading.clear();
+    this.redraw();
+  }
+
   rescale() {
     const { sheet } = this;
     if (!sheet) return;
@@ -115,9 +124,9 @@ export class Heatmap extends EventTarget {
   }
 
   #paint() {
-    if (!this.sheet || !this.width) return;
+    if (!this.width) return;
     const began = performance.now();
-    if (this.whole || this.#isOffScale()) this.#paintAll();
+    if (this.whole || !this.sheet || this.#isOffScale()) this.#paintAll();
     else this.#paintFading(began);
     this.paintMs.push(performance.now() - began);
     if (this.paintMs.length > 600) this.paintMs.shift();
@@ -147,6 +156,7 @@ export class Heatmap extends EventTarget {
     Object.assign(this, { flash: colour("--flash"), accent: colour("--accent") });
     context.fillStyle = this.paper;
     context.fillRect(0, 0, this.width, this.height);
+    if (!sheet) return this.#say("waiting for the first epoch");
     if (!sheet.columns.length) return this.#say("no cells of this strategy on this plane");
     this.#paintBand();
     this.#placeMarks();

@@ -18,6 +18,12 @@ export class CellTable {
     this.#write(this.found.keys());
   }
 
+  clear() {
+    this.sheet = null;
+    this.found.clear();
+    this.root.replaceChildren();
+  }
+
   /** Cells of a plane changed. */
   touch(plane, cells) {
     if (!this.sheet) return;

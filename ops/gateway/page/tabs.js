@@ -13,7 +13,7 @@ export class Tabs {
   /** Show these `[value, words, title]`, one of them chosen; what is already there is not built again. */
   show(entries, chosen) {
     const told = JSON.stringify(entries);
-    if (told !== this.told) {
+    if (told !== this.told || !this.root.firstChild) {
       this.told = told;
       this.root.replaceChildren(...entries.map(([value, words, title]) => tabOf(value, words, title)));
     }
