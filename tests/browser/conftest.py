@@ -32,12 +32,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("browser")
 
 
+def program() -> str:
+    """The Chromium to start."""
+    return os.environ.get("BROWSER", "/usr/bin/chromium")
+
+
 @pytest.fixture
 async def browser() -> AsyncIterator[Browser]:
     """A Chromium of its own for each test: nothing is left of the last one."""
     async with async_playwright() as playwright:
-        path = os.environ.get("BROWSER", "/usr/bin/chromium")
-        chromium = await playwright.chromium.launch(executable_path=path, args=list(FLAGS))
+        chromium = await playwright.chromium.launch(executable_path=program(), args=list(FLAGS))
         yield chromium
         await chromium.close()
 
