@@ -27,6 +27,11 @@ class Webhooks:
     def __init__(self) -> None:
         self._waiting: asyncio.Queue[tuple[str, bytes]] = asyncio.Queue(WAITING)
 
+    @property
+    def waiting(self) -> int:
+        """How many alerts wait to be posted."""
+        return self._waiting.qsize()
+
     def post(self, url: str | None, alert: dict[str, Any]) -> None:
         """Have an alert posted soon; without an address nothing happens."""
         if url is None:
