@@ -6,6 +6,7 @@ Which Chromium: BROWSER if set, else Debian's. Browser tests are marked `browser
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -69,6 +70,13 @@ class Screen:
     async def until(self, script: str, timeout_s: float = 10.0) -> None:
         """Wait until a script in the page is true. (The page's own policy forbids the driver's way of waiting.)"""
         await wait_until_async(lambda: self.page.evaluate(script), script, timeout_s)
+
+    async def hear(self, kind: str, data: dict[str, Any]) -> None:
+        """Let the page take an event as if its gateway had sent it."""
+        event = json.dumps({"kind": kind, "data": json.dumps(data)})
+        await self.tell(
+            f"(({{ kind, data }}) => page.feed.source.dispatchEvent(new MessageEvent(kind, {{ data }})))({event})"
+        )
 
     async def text(self, selector: str) -> str:
         """What an element says."""

@@ -18,7 +18,7 @@ from playwright.async_api import Page, async_playwright
 
 from tests.browser.conftest import FLAGS, program
 
-COLOURS = 128  # of the palette: a screen of flat colours needs no more
+COLOURS = 256  # of the palette
 SETTLE_MS = 4000
 
 

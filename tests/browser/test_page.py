@@ -233,28 +233,33 @@ async def test_a_pinned_tile_stays_whatever_the_map_shows(screen: Screen) -> Non
 
 async def test_singles_of_several_expirations_lie_side_by_side(screen: Screen) -> None:
     await screen.opened()
-    planes = await screen.tell(
-        """(() => {
-          const plane = (expiration, dte, strikes) => ({
-            id: `SPXW:${expiration}`, root: "SPXW", expiration, dte, version: 1, strikes,
-            cells: strikes.map((strike) => ["single", "call", strike, 0]), mid2: strikes.map(() => 400),
-            buy: strikes.map(() => 210), sell: strikes.map(() => 190), flags: strikes.map(() => 0),
-          });
-          page.feed.source.close();
-          page.feed.source.dispatchEvent(new MessageEvent("reset", { data: JSON.stringify({
-            epoch: "SPX:2:0000", generation: "g", seq: 1, reason: "joined", complete_to: null, widths: [],
-            planes: [plane("2031-01-15", 0, [6890, 6900]), plane("2031-01-16", 1, [6900, 6910])],
-          }) }));
-          return page.feed.book.planes.size;
-        })()"""
-    )
-    assert planes == 2
+    await screen.tell("page.feed.source.close()")
+    planes = [_singles("2031-01-15", 0, [6890, 6900]), _singles("2031-01-16", 1, [6900, 6910])]
+    head = {"epoch": "SPX:2:0000", "generation": "g", "seq": 1, "reason": "joined", "complete_to": None, "widths": []}
+    await screen.hear("reset", {**head, "planes": planes})
     await screen.page.click("#strategies button[data-name=single]")
     await screen.page.click("#table-mode")
     heads = await screen.page.locator("#table thead th").all_inner_texts()
     assert heads == ["strike", "01-15 · 0d", "01-16 · 1d"]
     rows = [await row.locator("td").all_inner_texts() for row in await screen.page.locator("#table tbody tr").all()]
     assert rows == [["", "2.00"], ["2.00", "2.00"], ["2.00", ""]]
+
+
+def _singles(expiration: str, dte: int, strikes: list[int]) -> dict[str, Any]:
+    count = len(strikes)
+    return {
+        "id": f"SPXW:{expiration}",
+        "root": "SPXW",
+        "expiration": expiration,
+        "dte": dte,
+        "version": 1,
+        "strikes": strikes,
+        "cells": [["single", "call", strike, 0] for strike in strikes],
+        "mid2": [400] * count,
+        "buy": [210] * count,
+        "sell": [190] * count,
+        "flags": [0] * count,
+    }
 
 
 async def test_the_slider_narrows_the_colours(screen: Screen) -> None:
@@ -290,14 +295,9 @@ async def test_who_wants_no_motion_sees_a_change_without_fading(screen: Screen) 
 
 async def test_an_alert_is_a_note_and_stays_in_a_bounded_list(screen: Screen) -> None:
     await screen.opened()
-    await screen.tell(
-        """(() => {
-          for (let n = 1; n <= 60; n += 1) {
-            const alert = { rule: "flip", symbol: "SPX", epoch: "e", ts: 1771513215, text: `SPX crossed ${n}` };
-            page.feed.source.dispatchEvent(new MessageEvent("alert", { data: JSON.stringify(alert) }));
-          }
-        })()"""
-    )
+    for number in range(1, 61):
+        alert = {"rule": "flip", "symbol": "SPX", "epoch": "e", "ts": 1771513215, "text": f"SPX crossed {number}"}
+        await screen.hear("alert", alert)
     assert await screen.page.locator("#notes p").all_inner_texts() == [
         "SPX crossed 58",
         "SPX crossed 59",
