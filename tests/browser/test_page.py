@@ -59,11 +59,15 @@ async def test_a_promotion_in_mid_view_keeps_the_view(screen: Screen) -> None:
     await screen.opened()
     await screen.page.click("#strategies button[data-name=vertical]")
     before = screen.pipeline.epoch()
+    colours = await screen.tell("[page.heatmap.scale.low, page.heatmap.scale.high]")
+    await screen.tell("page.axis.zoom(2); page.axis.centreOn(6930)")
     screen.pipeline.chain([*STRIKES, 7005])
     await wait_until_async(lambda: screen.pipeline.epoch() != before, "the promotion")
     await screen.until(f"page.feed.book.epoch === '{screen.pipeline.epoch()}'")
     assert await screen.tell("page.sheet.strategy") == "vertical"
     assert await screen.tell("page.sheet.strikes.at(-1)") == 7005
+    assert await screen.tell("[page.heatmap.scale.low, page.heatmap.scale.high]") == colours
+    assert await screen.tell("page.axis.priceAt(page.axis.height / 2)") == pytest.approx(6930, abs=5)
     assert await screen.tell("page.feed.gaps") == 0
     await screen.until(f"document.getElementById('epoch-facts').textContent.includes('{screen.pipeline.epoch()}')")
     await screen.until("document.querySelectorAll('#timeline li').length === 2")
@@ -268,6 +272,8 @@ async def test_the_slider_narrows_the_colours(screen: Screen) -> None:
     low = await screen.tell("page.heatmap.scale.low")
     await screen.page.fill("#scale-range", "50")
     assert await screen.tell("page.heatmap.scale.high") == pytest.approx((low + high) / 2)
+    await screen.opened()
+    assert await screen.tell("page.heatmap.share") == 0.5
 
 
 async def test_tabs_follow_the_arrow_keys(screen: Screen) -> None:

@@ -50,6 +50,8 @@ class Page {
   }
 
   start() {
+    find("scale-range").value = this.choices.get("range");
+    this.#useRange(this.choices.get("range"));
     this.#useTheme(this.choices.get("theme") ?? (matchMedia("(prefers-color-scheme: light)").matches ? "light" : "dark"));
     find("metrics").replaceChildren(...Object.entries(METRICS).map(([value, words]) => new Option(words, value)));
     find("metrics").value = this.choices.among("metric", Object.keys(METRICS));
@@ -113,15 +115,10 @@ class Page {
     this.#resize();
   }
 
-  /** The slider narrows the scale from above: small debits become distinguishable. */
   #useRange(percent) {
-    this.heatmap.range = null;
+    this.choices.set("range", percent);
+    this.heatmap.share = percent / 100;
     this.heatmap.rescale();
-    const { scale } = this.heatmap;
-    if (percent < 100 && scale) {
-      this.heatmap.range = [scale.low, scale.low + ((scale.high - scale.low) * percent) / 100];
-      this.heatmap.rescale();
-    }
     this.heatmap.redraw();
   }
 
@@ -245,6 +242,7 @@ class Page {
     const id = this.#plane()?.id;
     const { spot } = this;
     find("spot").textContent = spot === null ? "no spot" : spot.toFixed(2);
+    document.title = `${this.feed.symbol} ${find("spot").textContent}`;
     this.heatmap.spot = spot;
     this.heatmap.band = bandOf(gex.planes?.[id]);
     this.heatmap.marks = marksOf(gex, gravity, gex.planes?.[id]);

@@ -3,7 +3,7 @@
 const NAME = "marketswarm";
 const DEFAULTS = {
   symbol: null, strategy: "butterfly", side: "call", plane: {}, metric: "mid", theme: null, table: false,
-  rowHeight: 22, exposure: "sides", range: {},
+  rowHeight: 22, exposure: "sides", range: 100,
 };
 
 export class Choices {

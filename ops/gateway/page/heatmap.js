@@ -27,7 +27,8 @@ export class Heatmap extends EventTarget {
     this.metric = "mid";
     this.spot = null;
     this.theme = "dark";
-    this.range = null; // [low, high] chosen by the user, null: automatic
+    this.share = 1; // the part of the bounds that the colours span: with less, small values become distinguishable
+    this.bounds = [0, 1];
     this.scale = null;
     this.cursor = -1; // the place under the keyboard
     this.fading = new Map(); // place -> time it changed
@@ -42,16 +43,17 @@ export class Heatmap extends EventTarget {
     axis.addEventListener("move", () => this.redraw());
   }
 
-  /** Show a sheet by a metric; the scale is kept while the places and the metric stay what they are. */
+  /** Show a sheet by a metric; the scale stays while what is shown stays, also over epochs. */
   show(sheet, metric, spot) {
-    const same = this.sheet?.key === sheet.key && this.metric === metric;
+    const samePlaces = this.sheet?.key === sheet.key;
+    const sameView = this.sheet?.view === sheet.view && this.metric === metric;
     Object.assign(this, { sheet, metric, spot });
-    if (!same) {
+    if (!samePlaces) {
       this.fading.clear();
       this.cursor = -1;
       this.steps = new Int8Array(sheet.cells.length);
-      this.rescale();
     }
+    if (!sameView) this.rescale();
     this.redraw();
   }
 
@@ -68,8 +70,9 @@ export class Heatmap extends EventTarget {
     const { sheet } = this;
     if (!sheet) return;
     const values = Array.from(sheet.cells, (_, place) => sheet.value(this.metric, place, this.spot));
-    const [low, high] = this.range ?? boundsOf(values);
-    this.scale = new Scale(this.theme, low, high);
+    this.bounds = boundsOf(values);
+    const [low, high] = this.bounds;
+    this.scale = new Scale(this.theme, low, low + (high - low) * this.share);
     this.dispatchEvent(new Event("scale"));
   }
 
@@ -136,13 +139,13 @@ export class Heatmap extends EventTarget {
 
   /** A scale stays until values leave it for good; only cells that just changed need be looked at. */
   #isOffScale() {
-    if (this.range) return false;
-    const { sheet, scale } = this;
-    const slack = (scale.high - scale.low) * RESCALE_SHARE;
+    const { sheet } = this;
+    const [low, high] = this.bounds;
+    const slack = (high - low) * RESCALE_SHARE;
     let outside = 0;
     for (const place of this.fading.keys()) {
       const value = sheet.value(this.metric, place, this.spot);
-      if (value !== null && (value < scale.low - slack || value > scale.high + slack)) outside += 1;
+      if (value !== null && (value < low - slack || value > high + slack)) outside += 1;
     }
     if (outside <= sheet.cells.length * 0.04) return false;
     this.rescale();

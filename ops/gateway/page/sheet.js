@@ -6,12 +6,13 @@
 import { buyOf, changeBetween, midOf, rewardToRisk, sellOf } from "./values.js";
 
 export class Sheet {
-  constructor(strategy, side, strikes, columns, key) {
+  constructor(strategy, side, strikes, columns, view, epoch) {
     this.strategy = strategy;
     this.side = side;
     this.strikes = strikes;
     this.columns = columns; // [{label, plane, width}]
-    this.key = key; // sheets with the same key show the same places
+    this.view = view; // what is shown, whatever the epoch
+    this.key = `${epoch}/${view}`; // sheets with the same key have the same places
     this.cells = new Int32Array(strikes.length * columns.length).fill(-1);
     this.places = new Map(columns.map(({ plane }) => [plane, new Int32Array(plane.count).fill(-1)]));
     columns.forEach(({ plane, width }, column) => {
@@ -79,11 +80,11 @@ export function sheetOf(book, strategy, side, plane) {
   if (strategy !== "single") {
     const widths = plane.grid(strategy, side)?.widths ?? [];
     const columns = widths.map((width) => ({ label: String(width), plane, width }));
-    return new Sheet(strategy, side, plane.strikes, columns, `${book.epoch}/${plane.id}/${strategy}/${side}`);
+    return new Sheet(strategy, side, plane.strikes, columns, `${plane.id}/${strategy}/${side}`, book.epoch);
   }
   const planes = [...book.planes.values()].filter((one) => one.root === plane.root);
   planes.sort((a, b) => a.expiration.localeCompare(b.expiration));
   const strikes = [...new Set(planes.flatMap((one) => one.strikes))].sort((a, b) => a - b);
   const columns = planes.map((one) => ({ label: `${one.expiration.slice(5)} · ${one.dte}d`, plane: one, width: 0 }));
-  return new Sheet(strategy, side, strikes, columns, `${book.epoch}/${plane.root}/${strategy}/${side}`);
+  return new Sheet(strategy, side, strikes, columns, `${plane.root}/${strategy}/${side}`, book.epoch);
 }
