@@ -52,8 +52,7 @@ export class Profile extends Lines {
     this.crossings = levels?.flip?.crossings ?? [];
     this.spot = gex.spot;
     this.show([profile.spots, profile.net, profile.front?.net ?? profile.spots.map(() => null)]);
-    const crossings = this.crossings.length ? `crosses zero at ${this.crossings.map(formatPoints).join(", ")}` : "never crosses zero";
-    return `${crossings}; dashed: front`;
+    return this.crossings.length ? `crosses zero at ${this.crossings.map(formatPoints).join(", ")}` : "never crosses zero";
   }
 
   #marks(plot) {

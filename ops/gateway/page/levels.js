@@ -4,13 +4,13 @@ import { colour } from "./canvas.js";
 import { formatDollars, formatPoints } from "./values.js";
 
 const NAMES = {
-  flip: ["gamma flip", "--flip", []],
-  flip_front: ["flip, front", "--flip", [2, 4]],
-  call_wall: ["call wall", "--wall-call", []],
-  put_wall: ["put wall", "--wall-put", []],
-  abs_gamma: ["most gamma", "--dim", [4, 4]],
-  magnet: ["magnet", "--accent", [6, 3]],
-  max_pain: ["max pain", "--dim", [2, 3]],
+  flip: ["gamma flip", "--flip", [], "net gamma changes sign"],
+  flip_front: ["flip, front", "--flip", [2, 4], "the same, front expiration"],
+  call_wall: ["call wall", "--wall-call", [], "most call gamma above spot"],
+  put_wall: ["put wall", "--wall-put", [], "most put gamma below spot"],
+  abs_gamma: ["most gamma", "--dim", [4, 4], "most calls + |puts|"],
+  magnet: ["magnet", "--accent", [6, 3], "largest net gamma"],
+  max_pain: ["max pain", "--dim", [2, 3], "options pay least there"],
 };
 const LINES = ["flip", "call_wall", "put_wall", "magnet"];
 const REASONS = {
@@ -53,8 +53,10 @@ export function fillLevels(table, gex, planeId) {
     ["unsigned", formatDollars(gex?.abs), "calls + |puts|"],
   ];
   for (const [name, level] of Object.entries(gex?.levels ?? {})) {
-    const label = NAMES[name]?.[0] ?? name.replaceAll("_", " ");
-    rows.push([label, formatPoints(level.value), level.value == null ? reasonWords(level.status) : howOf(level)]);
+    const [label, , , words] = NAMES[name] ?? [name.replaceAll("_", " ")];
+    const others = level.crossings?.length > 1 ? level.crossings.map(formatPoints).join(", ") : "";
+    const how = others ? `crossings: ${others}` : words ?? level.method;
+    rows.push([label, formatPoints(level.value), level.value == null ? reasonWords(level.status) : how, level.method]);
   }
   const plane = gex?.planes?.[planeId];
   if (plane) {
@@ -66,11 +68,6 @@ export function fillLevels(table, gex, planeId) {
   replaceRows(table, rows);
 }
 
-function howOf(level) {
-  const others = level.crossings?.length > 1 ? `${level.crossings.length} crossings: ${level.crossings.map(formatPoints).join(", ")}; ` : "";
-  return `${others}${level.method ?? ""}`;
-}
-
 /** Fill the table of expirations: net and unsigned exposure of each. */
 export function fillExpirations(table, gex) {
   const rows = Object.entries(gex?.by_expiration ?? {}).sort().map(([date, sum]) =>
@@ -78,16 +75,16 @@ export function fillExpirations(table, gex) {
   replaceRows(table, rows);
 }
 
-/** Rows of text into a table, touching only what changed: nothing shifts while it updates. */
+/** Rows of three texts, and the title of the third, into a table; only what changed is touched. */
 export function replaceRows(table, rows) {
   while (table.rows.length > rows.length) table.deleteRow(-1);
   rows.forEach((row, at) => {
     const line = table.rows[at] ?? table.insertRow();
-    row.forEach((text, column) => {
+    row.slice(0, 3).forEach((text, column) => {
       const cell = line.cells[column] ?? line.insertCell();
       if (cell.textContent === text) return;
       cell.textContent = text;
-      cell.title = text;
+      cell.title = column === 2 && row[3] ? `${text}: ${row[3]}` : text;
     });
   });
 }
