@@ -60,6 +60,16 @@ async def test_a_restarted_gateway_is_followed_again(
         assert await screen.tell("page.feed.gaps") == 0
 
 
+async def test_alerts_of_a_break_are_in_the_list_afterwards(screen: Screen) -> None:
+    missed = {"rule": "flip", "symbol": SYMBOL, "epoch": "e", "ts": 1771513215, "text": "SPX crossed meanwhile"}
+    await screen.opened()
+    await screen.page.route(f"**/api/alerts/{SYMBOL}?*", lambda route: route.fulfill(json={"alerts": [missed]}))
+    await screen.tell("page.feed.source.dispatchEvent(new Event('error'))")
+    await screen.pipeline.tick()
+    await screen.until("document.getElementById('alerts-button').textContent === 'alerts 1'")
+    assert await screen.page.locator("#alerts li").all_text_contents() == ["10:00:15 SPX crossed meanwhile"]
+
+
 async def test_lost_entries_become_a_reset_and_the_page_goes_on(screen: Screen) -> None:
     await screen.opened()
     screen.pipeline.client.hincrby(screen.pipeline.keys.model_state(SYMBOL), "seq", 5)

@@ -160,10 +160,12 @@ class Page {
     on("epoch", (epoch) => { showTimeline(find("timeline"), epoch.timeline); this.#tellTime(); });
     on("health", (health) => showHealth(find("health"), health));
     on("alert", (alert) => this.alerts.add(alert));
-    on("state", () => this.#tellTime());
+    on("state", () => {
+      this.#tellTime();
+      if (feed.state === "live") this.#recallAlerts(feed); // none is told again, so those of a break would be missed
+    });
     on("refused", () => ask("/api/symbols").catch(() => {})); // leads to the login if that is why
     this.#tellTime();
-    this.#recallAlerts(feed);
   }
 
   /** Nothing of another symbol stays on the page. */
