@@ -16,6 +16,7 @@ from contracts import analytics, planes
 from contracts.keys import KEY_TABLE, Keys
 from contracts.messages import SCHEMA_VERSION, Message
 from contracts.topology import STREAMS, StreamRow
+from ops.gateway.endpoints import endpoint_rows
 
 ROOT = Path(__file__).parents[1]
 
@@ -81,6 +82,12 @@ def metric_list() -> str:
     return "; ".join(f"`{one.name}{'_total' if one.type == 'counter' else ''}` {one.documentation}" for one in found)
 
 
+def endpoint_table() -> str:
+    """What the gateway answers."""
+    rows = [(method, f"`{path}`", answers) for method, path, answers in endpoint_rows()]
+    return _table(("", "path", "answer"), rows)
+
+
 def _table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     lines = [headers, ["---"] * len(headers), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
@@ -91,10 +98,12 @@ BLOCKS: Mapping[str, Callable[[], str]] = {
     "keys": key_table,
     "dtypes": dtype_table,
     "metrics": metric_list,
+    "endpoints": endpoint_table,
 }
 DOCUMENTS: Mapping[str, tuple[str, ...]] = {
     "ARCHITECTURE.md": ("topology", "metrics"),
     "ops/docs/keys.md": ("keys", "dtypes"),
+    "ops/docs/gateway.md": ("endpoints",),
 }
 
 
