@@ -9,17 +9,16 @@ import { Choices } from "./choices.js";
 import { Scale } from "./colour.js";
 import { Exposures } from "./exposures.js";
 import { Feed } from "./feed.js";
-import { ask, askTile } from "./gateway.js";
+import { ask, askExposures } from "./gateway.js";
 import { Heatmap } from "./heatmap.js";
 import { bandOf, fillExpirations, fillLevels, marksOf, reasonWords } from "./levels.js";
 import { sheetOf } from "./sheet.js";
 import { CellTable } from "./table.js";
 import { Tabs } from "./tabs.js";
-import { Pin, wordsOf } from "./tile.js";
+import { Pin, Tip, wordsOf } from "./tile.js";
 import { METRICS, formatDollars } from "./values.js";
 
 const SIDES_EVERY_MS = 5000; // exposures of one expiration are asked for, not streamed
-const HOVER_MS = 150; // a pointer that rests so long wants to know how old the quotes are
 const AGAIN_MS = 2000;
 
 const find = (id) => document.getElementById(id);
@@ -37,6 +36,7 @@ class Page {
     this.profile = new Profile(find("profile"));
     this.gravity = new Gravity(find("gravity"));
     this.pin = new Pin(find("tile"));
+    this.tip = new Tip(find("hover"));
     this.alerts = new Alerts(find("notes"), find("alerts"), find("alerts-button"));
     this.symbolTabs = new Tabs(find("symbols"), (symbol) => this.#follow(symbol));
     this.strategyTabs = new Tabs(find("strategies"), (strategy) => this.#choose("strategy", strategy));
@@ -45,7 +45,7 @@ class Page {
     this.feed = null;
     this.sheet = null;
     this.centred = false;
-    this.sides = { date: null, feed: null, askedMs: 0 }; // what was asked for
+    this.asked = ""; // whose exposures were asked for
     this.recalled = null;
   }
 
@@ -281,26 +281,20 @@ class Page {
     }
     select.value = mode;
     this.exposures.net = mode === "net";
-    if (mode === "sides" || mode === "net") this.exposures.show(gex.by_strike, reasonWords(gex.reason));
-    else this.#showExpiration(mode);
+    if (dates.includes(mode)) return this.#showExpiration(mode);
+    this.asked = "";
+    return this.exposures.show(gex.by_strike, reasonWords(gex.reason));
   }
 
-  /** The exposures of one expiration: models of their own that the gateway is asked for. */
+  /** The exposures of one expiration are models of their own: the gateway is asked for them now and then. */
   async #showExpiration(date) {
-    const { sides, feed } = this;
-    const isSame = sides.date === date && sides.feed === feed;
-    if (isSame && Date.now() - sides.askedMs < SIDES_EVERY_MS) return;
-    if (!isSame) this.exposures.show(null, "loading");
-    Object.assign(sides, { date, feed, askedMs: Date.now() });
-    try {
-      const path = `/api/models/${encodeURIComponent(feed.symbol)}/gex`;
-      const [calls, puts] = await Promise.all([ask(`${path}?side=calls`), ask(`${path}?side=puts`)]);
-      const [up, down] = [calls.expirations[date] ?? {}, puts.expirations[date] ?? {}];
-      const rows = Object.keys({ ...up, ...down }).map((strike) => [Number(strike), up[strike], down[strike]]);
-      if (sides.date === date && feed === this.feed) this.exposures.show(rows);
-    } catch (error) {
-      if (sides.date === date && feed === this.feed) this.exposures.show(null, error.message);
-    }
+    const { feed } = this;
+    const asked = `${feed.symbol} ${date}`;
+    if (this.asked === asked && Date.now() - this.askedMs < SIDES_EVERY_MS) return;
+    if (this.asked !== asked) this.exposures.show(null, "loading");
+    Object.assign(this, { asked, askedMs: Date.now() });
+    const answer = await askExposures(feed.symbol, date).then((rows) => [rows], (error) => [null, error.message]);
+    if (this.asked === asked && feed === this.feed) this.exposures.show(...answer);
   }
 
   /** What ages: the state of the connection, the age of the data, the age of the epoch. */
@@ -325,7 +319,7 @@ class Page {
     find("exposures").addEventListener("pointermove", (event) => this.#hoverExposure(event));
     for (const id of ["heatmap", "exposures"]) {
       find(id).addEventListener("wheel", (event) => this.#wheel(event), { passive: false });
-      find(id).addEventListener("pointerleave", () => this.#tip(null, null));
+      find(id).addEventListener("pointerleave", () => this.tip.hide());
       this.#drag(find(id));
     }
   }
@@ -352,7 +346,10 @@ class Page {
     const columns = this.sheet?.columns.length ?? 0;
     if (!columns || event.ctrlKey || event.metaKey || event.altKey) return;
     const { heatmap } = this;
-    const steps = { ArrowUp: columns, ArrowDown: -columns, ArrowLeft: -1, ArrowRight: 1, PageUp: 10 * columns, PageDown: -10 * columns };
+    const aside = columns > 1 ? 1 : 0;
+    const steps = {
+      ArrowUp: columns, ArrowDown: -columns, ArrowLeft: -aside, ArrowRight: aside, PageUp: 10 * columns, PageDown: -10 * columns,
+    };
     if (event.key in steps) this.#moveCursor(steps[event.key], columns);
     else if (event.key === "Enter") this.#pinPlace(heatmap.cursor);
     else if (event.key === "Escape") this.pin.clear();
@@ -372,7 +369,7 @@ class Page {
     } else {
       const next = heatmap.cursor + step;
       const sameRow = Math.floor(next / columns) === Math.floor(heatmap.cursor / columns);
-      if (next < 0 || next >= sheet.cells.length || (Math.abs(step) === 1 && !sameRow)) return;
+      if (next < 0 || next >= sheet.cells.length || (columns > 1 && Math.abs(step) === 1 && !sameRow)) return;
       heatmap.cursor = next;
     }
     axis.reveal(sheet.strikes.length - 1 - Math.floor(heatmap.cursor / columns));
@@ -381,36 +378,18 @@ class Page {
     heatmap.redraw();
   }
 
-  /** The tile under the pointer in words; when the pointer rests, with the ages of its quotes. */
   #hover(event) {
     const place = this.heatmap.at(event.offsetX, event.offsetY);
-    if (place < 0) return this.#tip(event, null);
-    const tile = this.sheet.tile(place);
-    this.#tip(event, wordsOf(this.feed.book, tile, null, null));
-    this.resting = setTimeout(() => this.#tellAges(event, tile), HOVER_MS);
-    return undefined;
-  }
-
-  async #tellAges(event, tile) {
-    const { feed, resting } = this;
-    const told = await askTile(feed.symbol, tile).catch(() => null);
-    if (told && resting === this.resting && feed === this.feed) this.#tip(event, wordsOf(feed.book, tile, told, this.marketS));
+    if (place < 0) this.tip.hide();
+    else this.tip.showTile(event, this.feed, this.sheet.tile(place));
   }
 
   #hoverExposure(event) {
     const found = this.exposures.at(event.offsetY);
-    this.#tip(event, found && `${found.strike}\ncalls ${formatDollars(found.calls)}\nputs ${formatDollars(found.puts)}\nnet ${formatDollars(found.calls + found.puts)}`);
-  }
-
-  #tip(event, words) {
-    clearTimeout(this.resting);
-    this.resting = 0;
-    const hover = find("hover");
-    hover.hidden = !words;
-    if (!words) return;
-    hover.textContent = words;
-    hover.style.left = `${Math.max(4, Math.min(event.clientX + 14, innerWidth - 310))}px`;
-    hover.style.top = `${Math.min(event.clientY + 14, innerHeight - 160)}px`;
+    if (!found) return this.tip.hide();
+    const { strike, calls, puts } = found;
+    const rows = Object.entries({ calls, puts, net: calls + puts }).map(([name, value]) => `${name} ${formatDollars(value)}`);
+    return this.tip.show(event, [strike, ...rows].join("\n"));
   }
 
   #pinPlace(place) {

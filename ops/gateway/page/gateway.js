@@ -16,3 +16,11 @@ export async function ask(path) {
 export function askTile(symbol, { plane, strategy, side, strike, width }) {
   return ask(`/api/tiles/${encodeURIComponent(symbol)}?${new URLSearchParams({ plane, strategy, side, strike, width })}`);
 }
+
+/** The gamma exposures of one expiration: rows of [strike, calls, puts]. */
+export async function askExposures(symbol, date) {
+  const path = `/api/models/${encodeURIComponent(symbol)}/gex?side=`;
+  const [calls, puts] = await Promise.all([ask(`${path}calls`), ask(`${path}puts`)]);
+  const [up, down] = [calls.expirations[date] ?? {}, puts.expirations[date] ?? {}];
+  return Object.keys({ ...up, ...down }).map((strike) => [Number(strike), up[strike], down[strike]]);
+}

@@ -322,9 +322,6 @@ export class Heatmap extends EventTarget {
 
 /** The shown row (descending) of the strike (ascending) nearest a price. */
 function rowNearest(strikes, price) {
-  let nearest = 0;
-  strikes.forEach((strike, row) => {
-    if (Math.abs(strike - price) < Math.abs(strikes[nearest] - price)) nearest = row;
-  });
-  return strikes.length - 1 - nearest;
+  const nearer = (best, strike, row) => (Math.abs(strike - price) < Math.abs(strikes[best] - price) ? row : best);
+  return strikes.length - 1 - strikes.reduce(nearer, 0);
 }

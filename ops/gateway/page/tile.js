@@ -5,6 +5,7 @@ import { askTile } from "./gateway.js";
 import { buyOf, formatAge, midOf, rewardToRisk, sellOf } from "./values.js";
 
 const REFRESH_MS = 2000;
+const REST_MS = 150; // a pointer that rests so long wants to know how old the quotes are
 
 const price = (value) => (value === null ? "–" : value.toFixed(2));
 
@@ -30,6 +31,38 @@ export function wordsOf(book, tile, told, nowS) {
     title, ...legs, `mid ${price(mid)}, buy ${price(buyOf(plane, cell))}, sell ${price(sellOf(plane, cell))}`,
     ratio === null ? "" : `reward to risk ${ratio.toFixed(1)}`, flags.join(", "),
   ].filter(Boolean).join("\n");
+}
+
+/** The words beside the pointer. */
+export class Tip {
+  constructor(root) {
+    this.root = root;
+    this.rest = 0;
+  }
+
+  hide() {
+    clearTimeout(this.rest);
+    this.rest = 0;
+    this.root.hidden = true;
+  }
+
+  show(event, words) {
+    this.hide();
+    this.root.hidden = false;
+    this.root.textContent = words;
+    this.root.style.left = `${Math.max(4, Math.min(event.clientX + 14, innerWidth - 310))}px`;
+    this.root.style.top = `${Math.min(event.clientY + 14, innerHeight - 160)}px`;
+  }
+
+  /** A tile; once the pointer rests, with the ages of its quotes. */
+  showTile(event, feed, tile) {
+    this.show(event, wordsOf(feed.book, tile, null, null));
+    const rest = setTimeout(async () => {
+      const told = await askTile(feed.symbol, tile).catch(() => null);
+      if (told && rest === this.rest) this.show(event, wordsOf(feed.book, tile, told, feed.latest.gex?.ts));
+    }, REST_MS);
+    this.rest = rest;
+  }
 }
 
 /** The pinned tile; it stays what it is whatever the map shows. */
