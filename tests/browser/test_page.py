@@ -287,7 +287,7 @@ async def test_everything_that_can_be_used_has_a_name(screen: Screen) -> None:
     await screen.opened()
     unnamed = await screen.tell(
         "[...document.querySelectorAll('button, select, input, canvas, [role]')].filter((one) =>"
-        " !(one.getAttribute('aria-label') || one.title || one.textContent.trim() || one.labels?.length"
+        " !(one.closest('[aria-label]') || one.title || one.textContent.trim() || one.labels?.length"
         " || ['status', 'tooltip'].includes(one.getAttribute('role')))).map((one) => one.outerHTML)"
     )
     assert unnamed == []
