@@ -8,7 +8,7 @@ audited: same epoch, same tick, same plane versions.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import IntEnum
+from enum import IntEnum, IntFlag
 
 import numpy as np
 
@@ -23,7 +23,7 @@ from contracts.planes import (
     unpack_header,
 )
 
-MODEL_VERSION = 1  # raised together with any definition of a published number
+MODEL_VERSION = 2  # raised together with any definition of a published number
 
 
 class Source(IntEnum):
@@ -43,6 +43,14 @@ class Reason(IntEnum):
     NO_OI = 2
     ADJUSTED = 3
     EXPIRED = 4
+
+
+class TickFlag(IntFlag):
+    """Quality bits of the tick path (models.md 1); the lower bits are the event path's, in tiles."""
+
+    STALE = 64  # per row: older than the plane's newest quote by more than MASSIVE_STALE_SEC
+    NEAR_EXPIRY = 128  # per plane: less than a minute is left, counted as one
+    INCOHERENT = 256  # per plane: its strikes disagree about the forward
 
 
 class ForwardSource(IntEnum):
@@ -66,7 +74,7 @@ EXPOSURE_ROW = np.dtype(
         ("gamma_oi", "<f8"),  # gamma x open interest x multiplier
         ("source", "<i4"),  # Source of delta and gamma
         ("reason", "<i4"),  # Reason
-        ("flags", "<i4"),  # tick path bits of models.md 1: stale
+        ("flags", "<i4"),  # TickFlag: STALE
         ("reserved", "<i4"),
     ]
 )
@@ -82,7 +90,7 @@ PLANE_ROW = np.dtype(
         ("straddle", "<f8"),  # Black-76 straddle struck at F with sigma_F, index points
         ("forward_source", "<i4"),  # ForwardSource
         ("strikes_used", "<i4"),  # strikes behind forward and coherence
-        ("flags", "<i4"),  # tick path bits of models.md 1: near_expiry, incoherent
+        ("flags", "<i4"),  # TickFlag: NEAR_EXPIRY, INCOHERENT
         ("reserved", "<i4"),
     ]
 )

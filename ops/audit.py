@@ -27,7 +27,8 @@ from contracts.planes import CHAIN_ROW, HEADER_BYTES, QUOTE_ROW, TRADE_ROW, Arra
 from contracts.settings import Settings
 from contracts.topology import STREAMS
 from contracts.versions import Versions
-from ops.wiring import keys_of
+from ops.wiring import conventions_of, keys_of
+from stages.calculate.columns import compile_columns
 from stages.calculate.exposure import compute_exposures
 from stages.calculate.plan import STRATEGIES, Plan, compile_plan
 from stages.calculate.tiles import compute_tiles
@@ -267,9 +268,11 @@ class Audit:
             cut, plan = cuts[plane.id], plans[plane.id]
             same_cells = np.array_equal(cut.cells, compute_tiles(plan, cut.quotes))
             findings.expect(same_cells, f"{plane.id}: the tick's tiles are not those of its rows")
-            exposures = compute_exposures(plane, cut.chain, moment.spot, moment.ts, self._settings.massive_gamma)
-            same = exposures.tobytes() == cut.exposures.tobytes()
-            findings.expect(same, f"{plane.id}: the tick's exposures are not those of its rows")
+            exposures, row = compute_exposures(
+                compile_columns(plane), cut.quotes, cut.chain, moment.spot, moment.ts, conventions_of(self._settings)
+            )
+            same = exposures.tobytes() == cut.exposures.tobytes() and row.tobytes() == cut.plane.tobytes()
+            findings.expect(same, f"{plane.id}: the tick's analytics are not those of its rows")
         ordered = [cuts[plane.id] for plane in geometry.planes]
         expected = build_models(keys, geometry.encode(), moment, ordered, self._settings.massive_rate)
         for name, model in expected.items():

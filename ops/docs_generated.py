@@ -31,6 +31,7 @@ _DTYPES: Sequence[tuple[str, str, np.dtype[np.void]]] = (
     ("TRADE_ROW", "`trades`, a row per contract", planes.TRADE_ROW),
     ("CHAIN_ROW", "`chain`, a row per contract", planes.CHAIN_ROW),
     ("TILE_FIELDS", "`tiles` and `published`, a row per cell", np.dtype([(n, "<i4") for n in planes.TILE_FIELDS])),
+    ("PLANE_ROW", "in `analytics`, one", analytics.PLANE_ROW),
     ("EXPOSURE_ROW", "in `analytics`, a row per contract", analytics.EXPOSURE_ROW),
 )
 

@@ -18,7 +18,8 @@ from contracts.settings import Settings
 from contracts.snapshot import ChainRow, ChainSnapshot
 from contracts.symbology import ineligibility, new_york_date, series_of
 from ops.chain_file import ChainFile, ChainFileContract, read_chain_file
-from stages.calculate.exposure import GammaMode, compute_exposures
+from stages.calculate.columns import compile_columns
+from stages.calculate.exposure import Conventions, GammaMode, compute_exposures
 from stages.calculate.plan import compile_plan
 from stages.calculate.tiles import compute_tiles
 from stages.massive.window import Windows, WindowSettings, at_the_money_sigma, latched, plan_windows
@@ -52,8 +53,9 @@ def gex_of(
     snapshots = list(snapshots_of(chain, settings, all_strikes=all_strikes))
     geometry = build_geometry(chain.symbol, (row for snapshot in snapshots for row in listings_of(snapshot)))
     by_expiration = {snapshot.expiration: snapshot for snapshot in snapshots}
+    conventions = Conventions(gamma, settings.massive_rate, settings.massive_stale_sec)
     cuts = {
-        plane.id: _cut(plane, by_expiration[plane.expiration], chain, gamma, include_expired)
+        plane.id: _cut(plane, by_expiration[plane.expiration], chain, conventions, include_expired)
         for plane in geometry.planes
     }
     moment = Moment(chain.symbol, f"{chain.symbol}:file", 0, FETCH, chain.ts, None, chain.spot, chain.ts)
@@ -109,13 +111,16 @@ def _row(contract: ChainFileContract, ts: float) -> ChainRow:
 
 
 def _cut(
-    plane: Plane, snapshot: ChainSnapshot, chain: ChainFile, gamma: GammaMode, include_expired: bool
+    plane: Plane, snapshot: ChainSnapshot, chain: ChainFile, conventions: Conventions, include_expired: bool
 ) -> AnalyticsCut:
     quotes, greeks = EMPTY_ROWS[Layer.QUOTES](len(plane.rows)), EMPTY_ROWS[Layer.CHAIN](len(plane.rows))
     rows = {Layer.QUOTES: quotes, Layer.CHAIN: greeks}
     for number, record in snapshot_records(plane, snapshot, FETCH)[0]:
         if record.group.layer in rows:
             put_record(rows[record.group.layer], number, record)
-    exposures = compute_exposures(plane, greeks, chain.spot, chain.ts, gamma, include_expired)
+    columns = compile_columns(plane)
+    exposures, row = compute_exposures(
+        columns, quotes, greeks, chain.spot, chain.ts, conventions, include_ineligible=include_expired
+    )
     cells = compute_tiles(compile_plan(plane, ()), quotes)
-    return AnalyticsCut(FETCH, 1, 0.0, quotes, greeks, cells, exposures)
+    return AnalyticsCut(FETCH, 1, 0.0, quotes, greeks, cells, exposures, row)

@@ -9,6 +9,7 @@ from contracts.ports import Offload, inline
 from contracts.settings import Settings
 from contracts.stage import Stage
 from contracts.topology import StageName
+from stages.calculate.exposure import Conventions
 from stages.calculate.stage import CalculateSettings
 from stages.calculate.stage import build_stage as build_calculate
 from stages.models.stage import ModelSettings
@@ -22,6 +23,11 @@ from stages.staging.tick import Ticker, TickSettings
 def keys_of(settings: Settings) -> Keys:
     """How this deployment spells its keys."""
     return Keys(settings.marketswarm_namespace, settings.marketswarm_partitioned)
+
+
+def conventions_of(settings: Settings) -> Conventions:
+    """What the numbers of a tick depend on besides rows and tick."""
+    return Conventions(settings.massive_gamma, settings.massive_rate, settings.massive_stale_sec)
 
 
 def partitions(settings: Settings) -> tuple[tuple[str, ...], ...]:
@@ -39,7 +45,7 @@ def pure_stage(name: StageName, settings: Settings, symbols: tuple[str, ...], of
         hydrate = HydrateSettings(symbols, settings.massive_future_tolerance_sec, ttl)
         return build_staging(keys, symbol, chain, hydrate)
     if name is StageName.CALCULATE:
-        return build_calculate(keys, symbol, CalculateSettings(ttl, settings.massive_gamma), offload)
+        return build_calculate(keys, symbol, CalculateSettings(ttl, conventions_of(settings)), offload)
     window = settings.marketswarm_resume_window_sec * 1000
     models = ModelSettings(ttl, settings.massive_model_ttl * 1000, window, settings.massive_rate)
     return build_models(keys, symbol, models, offload)

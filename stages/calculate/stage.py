@@ -51,7 +51,7 @@ from contracts.stage import Entry, Source, Stage
 from contracts.topology import StageName, streams_of
 from contracts.versions import Versions
 from stages.calculate.cuts import compute_cuts
-from stages.calculate.exposure import GammaMode
+from stages.calculate.exposure import DEFAULT_CONVENTIONS, Conventions
 from stages.calculate.layers import Cells, CompiledEpoch, CompiledEpochs, KnownTiles, layer_of, layer_write
 from stages.calculate.tiles import compute_tiles, dirty_rows, recompute_cells, touched_cells
 
@@ -66,7 +66,7 @@ class CalculateSettings:
     """What calculate needs from the settings."""
 
     epoch_ttl_ms: int
-    gamma_mode: GammaMode
+    conventions: Conventions = DEFAULT_CONVENTIONS
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,7 @@ class Calculation:
     ) -> list[bytes | None]:
         newest = _newest_tick(entries, compiled.epoch)
         return await self._offload(
-            compute_cuts, compiled.epoch, compiled.listing, newest, self._settings.gamma_mode, quotes, chains
+            compute_cuts, compiled.epoch, compiled.listing, newest, self._settings.conventions, quotes, chains
         )
 
     # --- step

@@ -10,7 +10,8 @@ from contracts.analytics import AnalyticsCut, Moment
 from contracts.geometry import Geometry, Listing, Plane, build_geometry
 from contracts.planes import UNKNOWN, Array, empty_chain, empty_quotes
 from contracts.symbology import CALL, PUT, format_ticker, settlement_ts
-from stages.calculate.exposure import GammaMode, compute_exposures
+from stages.calculate.columns import compile_columns
+from stages.calculate.exposure import Conventions, GammaMode, compute_exposures
 from stages.calculate.plan import Plan, cell_labels, compile_plan
 from stages.calculate.tiles import compute_tiles
 
@@ -96,8 +97,9 @@ def cut_of(
     quotes = empty_quotes(len(plane.rows)) if quotes is None else quotes
     chain = empty_chain(len(plane.rows)) if chain is None else chain
     cells = compute_tiles(compile_plan(plane, widths), quotes)
-    exposures = compute_exposures(plane, chain, moment.spot, moment.ts, gamma_mode)
-    return AnalyticsCut(moment.tick, 41, 1768000001.5, quotes, chain, cells, exposures)
+    conventions = Conventions(gamma_mode)
+    exposures, row = compute_exposures(compile_columns(plane), quotes, chain, moment.spot, moment.ts, conventions)
+    return AnalyticsCut(moment.tick, 41, 1768000001.5, quotes, chain, cells, exposures, row)
 
 
 def plans_of(geometry: Geometry) -> dict[str, Plan]:

@@ -6,41 +6,60 @@ import numpy as np
 import pytest
 
 from contracts.analytics import Reason, Source
-from contracts.planes import Array
+from contracts.geometry import Plane
+from contracts.planes import Array, empty_quotes
 from contracts.symbology import CALL, PUT
-from stages.calculate.exposure import GammaMode, compute_exposures
+from stages.calculate.columns import compile_columns
+from stages.calculate.exposure import Conventions, GammaMode, compute_exposures
 from tests.stages.boards import AN_HOUR_BEFORE, both_sides, chain_of, listing, plane_of
 
 BOARD = plane_of(both_sides([100]))
 CHAIN = chain_of(BOARD, {(CALL, 100): (0.02, 300), (PUT, 100): (0.02, 500)})
 
 
+def exposures_of(
+    board: Plane,
+    chain: Array,
+    spot: float | None = 50.0,
+    market_ts: float = AN_HOUR_BEFORE,
+    mode: GammaMode = "auto",
+    *,
+    include_ineligible: bool = False,
+) -> Array:
+    """The rows of a board that nobody quotes."""
+    conventions, quotes = Conventions(mode), empty_quotes(len(board.rows))
+    columns = compile_columns(board)
+    return compute_exposures(
+        columns, quotes, chain, spot, market_ts, conventions, include_ineligible=include_ineligible
+    )[0]
+
+
 def call_with(gamma: float | None, open_interest: float | None, mode: GammaMode) -> Array:
     """The row of one call."""
     board = plane_of([listing(CALL, 100)])
     chain = chain_of(board, {(CALL, 100): (gamma, open_interest)})
-    return compute_exposures(board, chain, 50.0, AN_HOUR_BEFORE, mode)
+    return exposures_of(board, chain, mode=mode)
 
 
 def test_a_call_adds_and_a_put_subtracts_dollars_per_percent() -> None:
     # 0.02 * 300 * 100 * 50^2 * 0.01 = 15,000 and 0.02 * 500 * 100 * 50^2 * 0.01 = 25,000
-    rows = compute_exposures(BOARD, CHAIN, 50.0, AN_HOUR_BEFORE)
+    rows = exposures_of(BOARD, CHAIN)
     assert rows["gex"].tolist() == [15_000.0, -25_000.0]
 
 
 def test_gamma_times_open_interest_carries_no_sign() -> None:
-    rows = compute_exposures(BOARD, CHAIN, 50.0, AN_HOUR_BEFORE)
+    rows = exposures_of(BOARD, CHAIN)
     assert rows["gamma_oi"].tolist() == [600.0, 1000.0]
 
 
 def test_the_multiplier_counts() -> None:
     board = plane_of([listing(CALL, 100, multiplier=10)])
-    rows = compute_exposures(board, chain_of(board, {(CALL, 100): (0.02, 300)}), 50.0, AN_HOUR_BEFORE)
+    rows = exposures_of(board, chain_of(board, {(CALL, 100): (0.02, 300)}))
     assert rows["gex"].tolist() == [1_500.0]
 
 
 def test_without_spot_only_the_dollars_are_unknown() -> None:
-    rows = compute_exposures(BOARD, CHAIN, None, AN_HOUR_BEFORE)
+    rows = exposures_of(BOARD, CHAIN, None)
     assert np.isnan(rows["gex"]).all()
     assert rows["gamma_oi"].tolist() == [600.0, 1000.0]
     assert rows["reason"].tolist() == [Reason.KEPT, Reason.KEPT]
@@ -84,24 +103,24 @@ def test_open_interest_of_zero_is_known() -> None:
 def test_an_ineligible_contract_is_left_out_unless_asked_for(eligible: str, reason: Reason) -> None:
     board = plane_of([listing(CALL, 100, eligible=eligible)])
     chain = chain_of(board, {(CALL, 100): (0.02, 300)})
-    assert compute_exposures(board, chain, 50.0, AN_HOUR_BEFORE)["reason"].tolist() == [reason]
-    kept = compute_exposures(board, chain, 50.0, AN_HOUR_BEFORE, include_ineligible=True)
+    assert exposures_of(board, chain)["reason"].tolist() == [reason]
+    kept = exposures_of(board, chain, include_ineligible=True)
     assert (kept["reason"].tolist(), kept["gex"].tolist()) == ([Reason.KEPT], [15_000.0])
 
 
 def test_a_plane_that_settled_since_its_board_was_made_is_expired() -> None:
     at_settlement = BOARD.settlement_ts
-    assert set(compute_exposures(BOARD, CHAIN, 50.0, at_settlement)["reason"].tolist()) == {Reason.EXPIRED}
-    assert set(compute_exposures(BOARD, CHAIN, 50.0, at_settlement - 1)["reason"].tolist()) == {Reason.KEPT}
+    assert set(exposures_of(BOARD, CHAIN, 50.0, at_settlement)["reason"].tolist()) == {Reason.EXPIRED}
+    assert set(exposures_of(BOARD, CHAIN, 50.0, at_settlement - 1)["reason"].tolist()) == {Reason.KEPT}
 
 
 def test_an_adjusted_contract_stays_adjusted_when_its_plane_settles() -> None:
     board = plane_of([listing(CALL, 100, eligible="adjusted")])
-    rows = compute_exposures(board, chain_of(board, {}), 50.0, board.settlement_ts)
+    rows = exposures_of(board, chain_of(board, {}), 50.0, board.settlement_ts)
     assert rows["reason"].tolist() == [Reason.ADJUSTED]
 
 
 def test_the_same_inputs_give_the_same_bytes() -> None:
     missing = chain_of(BOARD, {(CALL, 100): (None, None)})
-    rows = [compute_exposures(BOARD, missing, 50.0, AN_HOUR_BEFORE).tobytes() for _ in range(2)]
+    rows = [exposures_of(BOARD, missing).tobytes() for _ in range(2)]
     assert rows[0] == rows[1]
