@@ -247,6 +247,10 @@ class Keys:
         """Published gamma exposure, whole or of one side."""
         return f"{self._massive}gex:model:{self.tag(symbol)}" + (f":{side}" if side else "")
 
+    def model(self, name: str, symbol: str) -> str:
+        """A published model by its name: heatmap, gex, liquidity, mode, gravity."""
+        return f"{self._massive}{name}:model:{self.tag(symbol)}"
+
     def model_state(self, symbol: str) -> str:
         """What was published last: epoch, seq, generation, tick."""
         return f"{self._massive}model:state:{self.tag(symbol)}"
