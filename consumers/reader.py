@@ -9,7 +9,7 @@ is a `reset`. While the server is away it waits.
     >>> with open_surface(redis_url, "SPX") as reader:
     ...     surface = next(reader).surface            # what is published now
     ...     gex = surface.models["gex"]               # models are dicts, of the same epoch
-    ...     plane = surface.planes[gex["front"]]
+    ...     plane = next(iter(surface.planes.values()))
     ...     fly = plane.grid("butterfly", "call")     # arrays [strike][width]
     >>> fly.mid2.shape == (len(fly.strikes), len(fly.widths))
     True
