@@ -72,6 +72,7 @@ EXPOSURE_ROW = np.dtype(
         ("delta_15m", "<f8"),  # delta after 15 minutes of market time, the rest unchanged; intrinsic if settled then
         ("gex", "<f8"),  # US dollars of delta per 1 % move, calls +, puts -
         ("gamma_oi", "<f8"),  # gamma x open interest x multiplier
+        ("volume", "<f8"),  # contracts traded this session, as read at the tick
         ("source", "<i4"),  # Source of delta and gamma
         ("reason", "<i4"),  # Reason
         ("flags", "<i4"),  # TickFlag: STALE

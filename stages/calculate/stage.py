@@ -111,7 +111,7 @@ class Calculation:
         count = len(planes)
         reads: list[Read] = [GetFields(keys.active(symbol)), GetFields(keys.versions(epoch))]
         reads += [GetHead(keys.plane(epoch, plane.id, Layer.TILES), HEADER_BYTES) for plane in planes]
-        for layer in (Layer.QUOTES, Layer.CHAIN) if is_tick else (Layer.QUOTES,):
+        for layer in (Layer.QUOTES, Layer.CHAIN, Layer.TRADES) if is_tick else (Layer.QUOTES,):
             reads += [GetValue(keys.plane(epoch, plane.id, layer)) for plane in planes]
         active, fields, *found = await reader.read(*reads)
         assert isinstance(active, dict) and isinstance(fields, dict)
@@ -126,7 +126,7 @@ class Calculation:
         active_epoch = active.get(symbol.encode(), b"").decode() or None
         cuts: list[bytes | None] = [None] * count
         if is_tick and compiled is not None and active_epoch == epoch:
-            cuts = await self._cuts(compiled, entries, blobs[:count], blobs[count:])
+            cuts = await self._cuts(compiled, entries, blobs[:count], blobs[count : 2 * count], blobs[2 * count :])
         states = zip(planes, blobs[:count], tiles, cuts, strict=True)
         return CalculateState(symbol, active_epoch, compiled, versions, tuple(PlaneState(*one) for one in states))
 
@@ -136,10 +136,12 @@ class Calculation:
         entries: EpochEntries,
         quotes: Sequence[bytes | None],
         chains: Sequence[bytes | None],
+        trades: Sequence[bytes | None],
     ) -> list[bytes | None]:
         newest = _newest_tick(entries, compiled.epoch)
+        conventions = self._settings.conventions
         return await self._offload(
-            compute_cuts, compiled.epoch, compiled.listing, newest, self._settings.conventions, quotes, chains
+            compute_cuts, compiled.epoch, compiled.listing, newest, conventions, quotes, chains, trades
         )
 
     # --- step

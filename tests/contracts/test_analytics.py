@@ -42,7 +42,7 @@ def cuts(draw: st.DrawFn) -> AnalyticsCut:
 
 
 def small_cut() -> AnalyticsCut:
-    exposures = np.array([(0.2, -0.5, 0.02, 1.5, -0.6, -25_000.0, 1000.0, Source.VENUE, 0, 64, 0)], EXPOSURE_ROW)
+    exposures = np.array([(0.2, -0.5, 0.02, 1.5, -0.6, -25_000.0, 1000.0, 12.0, Source.VENUE, 0, 64, 0)], EXPOSURE_ROW)
     plane = np.array([(0.1, 7000.0, 0.2, 0.15, 330.0, 265.0, ForwardSource.NEAREST, 1, 128, 0)], PLANE_ROW)
     cells = np.array([[1, 2], [3, 4], [5, 6], [7, 8]], np.int32)
     return AnalyticsCut(3, 41, 12.5, np.zeros(1, QUOTE_ROW), np.zeros(1, CHAIN_ROW), cells, exposures, plane)
@@ -77,10 +77,10 @@ def test_the_plane_s_own_row_of_64_bytes_follows_the_sizes() -> None:
     assert row == (0.1, 7000.0, 0.2, 0.15, 330.0, 265.0, ForwardSource.NEAREST, 1, 128, 0)
 
 
-def test_an_exposure_is_72_bytes() -> None:
+def test_an_exposure_is_80_bytes() -> None:
     cells = 8 * 4
-    row = struct.unpack("<7d4i", small_cut().encode()[-cells - 72 : -cells])
-    assert row == (0.2, -0.5, 0.02, 1.5, -0.6, -25_000.0, 1000.0, Source.VENUE, 0, 64, 0)
+    row = struct.unpack("<8d4i", small_cut().encode()[-cells - 80 : -cells])
+    assert row == (0.2, -0.5, 0.02, 1.5, -0.6, -25_000.0, 1000.0, 12.0, Source.VENUE, 0, 64, 0)
 
 
 @pytest.mark.parametrize("length", [0, 39, 40, 103, -1])
@@ -90,7 +90,7 @@ def test_a_truncated_blob_is_refused(length: int) -> None:
 
 
 def test_negative_sizes_are_refused_even_where_they_add_up() -> None:
-    rows, cells = -2, 24  # 16 bytes a cell, so many that both sizes cancel out
+    rows, cells = -2, 25  # 16 bytes a cell, so many that both sizes cancel out
     assert 2 * (QUOTE_ROW.itemsize + CHAIN_ROW.itemsize + EXPOSURE_ROW.itemsize) - PLANE_ROW.itemsize == 16 * cells
     with pytest.raises(DataError, match="-2 contracts"):
         decode_cut(struct.pack("<qdqqq", 41, 12.5, rows, 3, cells))
