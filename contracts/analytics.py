@@ -24,6 +24,7 @@ from contracts.planes import (
 )
 
 MODEL_VERSION = 2  # raised together with any definition of a published number
+MINUTES_PER_YEAR = 525_600
 
 
 class Source(IntEnum):
