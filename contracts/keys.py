@@ -90,6 +90,12 @@ KEY_TABLE: tuple[KeyRow, ...] = (
         "model",
         "gamma exposure of calls or puts by strike",
     ),
+    KeyRow("massive:liquidity:model:{U}", "string", "models", "model", "published Liquidity Intent, with its trail"),
+    KeyRow("massive:mode:model:{U}", "string", "models", "model", "published Market Mode"),
+    KeyRow("massive:gravity:model:{U}", "string", "models", "model", "published Dealer Gravity, once a minute"),
+    KeyRow("massive:gravity:history:{U}", "stream", "models", "bounded", "gravity minute by minute, never repainted"),
+    KeyRow("massive:trail:{U}", "string", "models", "model", "trail of Liquidity Intent: a point per 30 s (private)"),
+    KeyRow("massive:profile:{U}", "hash", "models", "model", "session's spot time and volume by strike (private)"),
     KeyRow("massive:model:stream:{U}", "stream", "models", "window", "published events in order"),
     KeyRow("massive:model:state:{U}", "hash", "models", "none", "published epoch, seq, generation, tick"),
     KeyRow("massive:{STAT}:analytics", "hash", "all", "none", "counters and last values"),
@@ -250,6 +256,18 @@ class Keys:
     def model(self, name: str, symbol: str) -> str:
         """A published model by its name: heatmap, gex, liquidity, mode, gravity."""
         return f"{self._massive}{name}:model:{self.tag(symbol)}"
+
+    def gravity_history(self, symbol: str) -> str:
+        """Dealer Gravity, minute by minute."""
+        return f"{self._massive}gravity:history:{self.tag(symbol)}"
+
+    def trail(self, symbol: str) -> str:
+        """The trail of Liquidity Intent."""
+        return f"{self._massive}trail:{self.tag(symbol)}"
+
+    def session_profile(self, symbol: str) -> str:
+        """Spot time and volume by strike of the session."""
+        return f"{self._massive}profile:{self.tag(symbol)}"
 
     def model_state(self, symbol: str) -> str:
         """What was published last: epoch, seq, generation, tick."""

@@ -8,15 +8,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from contracts.analytics import MODEL_VERSION, AnalyticsCut, Moment
+from contracts.analytics import MODEL_VERSION, AnalyticsCut, ForwardSource, Moment
 from contracts.geometry import Geometry, Plane
+from contracts.plan import SIDES, SINGLE, STRATEGIES, Plan, points, width_axis
 from contracts.planes import UNKNOWN, Ints
 from contracts.symbology import days_to_expiration
-from stages.calculate.plan import SIDES, SINGLE, STRATEGIES, Plan, points, width_axis
-
-NOT_COMPUTED = "not_computed"
-
-Json = dict[str, Any]
+from stages.models.board import NOT_COMPUTED, Json, number
 
 # published field, its row of the cells, and what one dollar is in that row's unit
 _PRICES = (("mid", 0, 200), ("buy", 1, 100), ("sell", 2, 100))
@@ -29,8 +26,9 @@ def heatmap_model(
     """The message `massive:heatmap:model:{U}` from the cuts of the planes, by plane id.
 
     Prices are dollars with at most three decimals, in matrices [strike][width] over the plane's `strikes` and
-    `widths` (single: [strike]). Null where there is no cell, and where a cell has no price. A plane without a
-    cut is published without prices, with its reason.
+    `widths` (single: [strike]). Null where there is no cell, and where a cell has no price. `flags` beside the
+    prices are those of the event path; the tick path's stand in the plane's `flags` and, per contract, `row_flags`.
+    A plane without a cut is published without prices, with its reason.
     """
     return {
         "model": "heatmap",
@@ -70,8 +68,27 @@ def _plane(plane: Plane, plan: Plan, cut: AnalyticsCut | None, ts: float) -> Jso
     }
     if cut is None:
         return {**message, "reason": NOT_COMPUTED}
+    row = cut.plane[0]
+    message |= {
+        "forward": number(row["forward"]),
+        "forward_source": ForwardSource(int(row["forward_source"])).name.lower(),
+        "coherence": number(row["coherence"]),
+        "flags": int(row["flags"]),
+        "row_flags": _row_flags(plan, cut),
+    }
     for strategy in STRATEGIES:
         message[strategy] = {side: _matrices(plan, cut.cells, strategy, side) for side in SIDES}
+    return message
+
+
+def _row_flags(plan: Plan, cut: AnalyticsCut) -> Json:
+    """The tick path's flags of each contract, by side and strike; null where that side is not listed."""
+    message: Json = {}
+    for side in SIDES:
+        # a single at K has one leg: its row
+        block = plan.block(SINGLE, side)
+        strike_at = np.searchsorted(plan.strikes_milli, plan.strike_milli[block])
+        message[side] = _scatter((len(plan.strikes_milli),), strike_at, cut.exposures["flags"][plan.legs[0, block]])
     return message
 
 
