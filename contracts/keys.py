@@ -253,9 +253,9 @@ class Keys:
         """Published gamma exposure, whole or of one side."""
         return f"{self._massive}gex:model:{self.tag(symbol)}" + (f":{side}" if side else "")
 
-    def model(self, name: str, symbol: str) -> str:
+    def model(self, model: str, symbol: str) -> str:
         """A published model by its name: heatmap, gex, liquidity, mode, gravity."""
-        return f"{self._massive}{name}:model:{self.tag(symbol)}"
+        return f"{self._massive}{model}:model:{self.tag(symbol)}"
 
     def gravity_history(self, symbol: str) -> str:
         """Dealer Gravity, minute by minute."""

@@ -23,12 +23,14 @@ NO_ACCEPTANCE = "no_acceptance"  # spot and volume were at none of the strikes w
 
 OPENING, SESSION = "opening", "session"  # whether the session's time and volume count yet
 
+COLUMNS = ("strikes", "mid", "net", "time", "volume")
+
 LEAST_STRIKES = 8
 MINUTE_S = 60
 LOW, HIGH = 0.16, 0.84
 _HALF_CENTS = 200  # a dollar in the unit of mid2
 
-Mids = dict[float, list[float]]  # width -> mid per strike, NaN where there is none
+Mids = dict[float, Floats]  # width -> mid per strike, NaN where there is none
 
 
 def minute_of(ts: float) -> int:
@@ -72,27 +74,34 @@ def gravity_inputs(
     `mid` is the fly of the out-of-the-money side at the width chosen; `net` GEX over all planes; `time` and
     `volume` the session's. What is not known is null; `reason` says why there is nothing to compute.
     """
-    head: Json = {**view.inputs, "reason": view.reason}
-    if view.reason or front is None or plan is None or cut is None:
-        return {**head, "reason": view.reason or NOT_COMPUTED}
+    inputs: Json = {
+        **view.inputs,
+        "reason": view.reason,
+        "acceptance": OPENING if is_opening(ts) else SESSION,
+        "previous_best": session.best,
+        **dict.fromkeys(("forward", "discount", "width", "coherence", "greatest_net")),
+        **{name: [] for name in COLUMNS},
+    }
+    if view.reason or front is None:
+        return inputs
+    if plan is None or cut is None:
+        return {**inputs, "reason": NOT_COMPUTED}
     row = cut.plane[0]
     forward, years = number(row["forward"]), number(row["years"])
     if forward is None or years is None:
-        return {**head, "reason": NO_VOLATILITY}
+        return {**inputs, "reason": NO_VOLATILITY}
     mids = _mids(plan, cut, forward)
     strikes = plan.strikes_milli / 1000
     width = _width(mids, np.abs(strikes - view.spot) <= view.sigma)
-    mid = np.array(mids[width]) if width is not None else np.full(len(strikes), np.nan)
+    mid = np.full(len(strikes), np.nan) if width is None else mids[width]
     milli = plan.strikes_milli.tolist()
     net_at = dict(zip(view.strikes.tolist(), view.net.tolist(), strict=True))
     return {
-        **head,
+        **inputs,
         "forward": forward,
         "discount": math.exp(-rate * years),
         "width": width,
         "coherence": number(row["coherence"]),
-        "previous_best": session.best,
-        "acceptance": OPENING if is_opening(ts) else SESSION,
         "greatest_net": float(np.abs(view.net).max()),
         "strikes": [points(strike) for strike in milli],
         "mid": numbers(mid, np.isfinite(mid)),
@@ -111,12 +120,12 @@ def _mids(plan: Plan, cut: AnalyticsCut, forward: float) -> Mids:
         use = ((strike / 1000 >= forward) == (side == CALL)) & (mid2 != UNKNOWN)
         at = np.searchsorted(plan.strikes_milli, strike[use])
         found[np.searchsorted(plan.widths_milli, plan.width_milli[block][use]), at] = mid2[use] / _HALF_CENTS
-    return {points(width): mids for width, mids in zip(plan.widths_milli.tolist(), found.tolist(), strict=True)}
+    return {points(width): mids for width, mids in zip(plan.widths_milli.tolist(), found, strict=True)}
 
 
 def _width(mids: Mids, is_near: Mask) -> float | None:
     """The narrowest width with prices within 1 sigma of spot and no negative one there, else the widest with any."""
-    priced = {width: np.array(row) for width, row in mids.items() if np.isfinite(row).any()}
+    priced = {width: row for width, row in mids.items() if np.isfinite(row).any()}
     for width, row in priced.items():
         near = row[is_near & np.isfinite(row)]
         if len(near) and not (near < 0).any():

@@ -20,6 +20,7 @@ EXAMPLES: dict[str, list[object]] = {
     "plane": ["SPXW:2026-01-16"],
     "layer": list(Layer),
     "stat": list(Stat),
+    "model": ["liquidity", "mode", "gravity"],  # heatmap and gex have methods of their own
     "strategy": ["", "butterfly", "vertical", "single"],
     "side": ["", "calls", "puts"],
     "group": ["massive", "staging", "calculate", "models"],
