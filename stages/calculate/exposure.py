@@ -133,7 +133,8 @@ def _known(values: Floats) -> Mask:
 def _stale(quotes: Array, stale_sec: float) -> Mask:
     """Quotes older than the plane's newest by more than `stale_sec`; one without a time has no age."""
     quoted_ms = quotes["quote"]["ms"]
-    return (quoted_ms > 0) & (quoted_ms < quoted_ms.max(initial=0) - stale_sec * 1000.0)
+    stale: Mask = (quoted_ms > 0) & (quoted_ms < quoted_ms.max(initial=0) - stale_sec * 1000.0)
+    return stale
 
 
 def _reasons(source: Integers, open_interest: Floats) -> Integers:
