@@ -11,11 +11,10 @@ import orjson
 from contracts.analytics import AnalyticsCut, Moment, decode_cut
 from contracts.compiled import CompiledEpoch, compiled_epoch
 from contracts.keys import Keys
-from contracts.plan import STRATEGIES
 from stages.models.board import Json, front_plane
 from stages.models.gex import gex_messages
 from stages.models.gravity import gravity_inputs, gravity_model, history_point, minute_of
-from stages.models.heatmap import heatmap_model, strategy_view
+from stages.models.heatmap import encode_heatmap, heatmap_model
 from stages.models.liquidity import Trail, View, liquidity_model, view_of
 from stages.models.mode import mode_model
 from stages.models.session import SessionProfile, decode_session, volume_by_strike
@@ -94,10 +93,11 @@ def build_models(
 
 def encode_models(keys: Keys, symbol: str, models: Models) -> dict[str, bytes]:
     """Key -> finished JSON of every model, with the views of one strategy and of one side."""
-    encoded = {keys.model(name, symbol): orjson.dumps(model) for name, model in models.by_name.items()}
-    for strategy in STRATEGIES:
-        view = strategy_view(models.by_name["heatmap"], strategy)
-        encoded[keys.heatmap_model(symbol, strategy)] = orjson.dumps(view)
+    views = encode_heatmap(models.by_name["heatmap"])
+    encoded = {keys.heatmap_model(symbol, strategy): document for strategy, document in views.items()}
+    for name, model in models.by_name.items():
+        if name != "heatmap":
+            encoded[keys.model(name, symbol)] = orjson.dumps(model)
     for side, message in models.sides.items():
         encoded[keys.gex_model(symbol, side)] = orjson.dumps(message)
     return encoded
