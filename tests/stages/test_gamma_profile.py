@@ -38,8 +38,6 @@ def repriced(geometry: Geometry, cuts: Mapping[str, AnalyticsCut], spot: float, 
             is_call = contract.type == CALL
             side = QuantLib.Option.Call if is_call else QuantLib.Option.Put
             payoff = QuantLib.PlainVanillaPayoff(side, contract.strike_milli / 1000)
-                QuantLib.Option.Call if is_call else QuantLib.Option.Put, contract.strike_milli / 1000
-            )
             deviation = float(cut.exposures["iv"][n]) * math.sqrt(years)
             weight = float(cut.chain["interest"]["oi"][n]) * 100 * 0.01 * (1 if is_call else -1)
             for j in range(401):
