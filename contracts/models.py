@@ -8,7 +8,7 @@ exist. Null means absent, and a `reason` or `status` beside it says why. A chang
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, ClassVar, Literal
 
 import msgspec
 from msgspec import Meta
@@ -25,6 +25,7 @@ EpochSeconds = Annotated[float, _unit("s", "epoch seconds")]
 Points = Annotated[float, _unit("index points or dollars of the underlying")]
 Dollars = Annotated[float, _unit("USD", "at most three decimals")]
 UsdPer1Pct = Annotated[float, _unit("usd_per_1pct", "dollars of delta per 1 % move of spot; calls +, puts -")]
+GammaOi = Annotated[float, _unit("gamma x contracts x multiplier", "unsigned")]
 Share = Annotated[float, Meta(ge=0, le=1, extra_json_schema={"unit": "share"})]
 Count = Annotated[int, Meta(ge=0)]
 Flags = Annotated[int, Meta(ge=0, lt=512, description="bits of models.md 1")]
@@ -39,7 +40,13 @@ FlagMatrix = Annotated[list[list[Flags | None]], Meta(description="[strike][widt
 
 
 class Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Base of all messages: unknown fields are refused."""
+    """Base of all messages: unknown fields are refused.
+
+    `BECAUSE` names a value and the field that says why when it is null: a `reason`, which is null otherwise, or a
+    `status`, which then is not "ok".
+    """
+
+    BECAUSE: ClassVar[tuple[str, str] | None] = None
 
 
 class Head(Strict, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -168,15 +175,19 @@ class Dropped(Strict, frozen=True, forbid_unknown_fields=True):
 class Level(Strict, frozen=True, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):
     """A strike that stands out; null with its reason in `status`."""
 
+    BECAUSE: ClassVar = ("value", "status")
+
     value: Points | None
     status: str
-    strength: float | None
+    strength: Annotated[float, Meta(description="usd_per_1pct at the strike; of max pain the value it leaves")] | None
     method: str = ""
     plane: PlaneId | None = None
 
 
 class Flip(Strict, frozen=True, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):
     """Where the re-priced net changes sign."""
+
+    BECAUSE: ClassVar = ("value", "status")
 
     value: Points | None
     status: str
@@ -202,21 +213,25 @@ class Levels(Strict, frozen=True, forbid_unknown_fields=True):
 class MaxPain(Strict, frozen=True, forbid_unknown_fields=True):
     """Strike of least total intrinsic value of open interest."""
 
+    BECAUSE: ClassVar = ("value", "status")
+
     value: Points | None
     status: str
-    strength: float | None
+    strength: Annotated[float, _unit("USD", "total intrinsic value of open interest there")] | None
 
 
 class GexPlane(Strict, frozen=True, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):
-    """Conventions and expected move of one plane. Without a cut only `version` null and `reason`."""
+    """Conventions and expected move of one plane."""
+
+    BECAUSE: ClassVar = ("em_1sigma", "reason")
 
     version: Version | None
     T: Annotated[float, _unit("years", "time to settlement, at least a minute")] | None
-    root: str | None = None
-    expiration: Date | None = None
-    settlement: Literal["am", "pm"] | None = None
-    exercise: Literal["european", "american"] | None = None
-    dte: int | None = None
+    root: str
+    expiration: Date
+    settlement: Literal["am", "pm"]
+    exercise: Literal["european", "american"]
+    dte: int
     forward: Points | None = None
     forward_source: Literal["parity", "nearest", "spot", "none"] | None = None
     strikes_used: Count | None = None
@@ -225,7 +240,6 @@ class GexPlane(Strict, frozen=True, forbid_unknown_fields=True, omit_defaults=Tr
     sigma_forward: Annotated[float, _unit("per sqrt(year)", "own volatility at the forward")] | None = None
     em_1sigma: Annotated[Points, Meta(description="F sigma_F sqrt(T)")] | None = None
     straddle: Annotated[Points, Meta(description="Black-76 straddle struck at F with sigma_F")] | None = None
-    expected_move_status: str | None = None
     max_pain: MaxPain | None = None
     reason: str | None = None
 
@@ -238,13 +252,16 @@ class ExpirationSum(Strict, frozen=True, forbid_unknown_fields=True):
     calls: UsdPer1Pct | None
     puts: UsdPer1Pct | None
     abs: UsdPer1Pct | None
-    gamma_oi: float | None
+    gamma_oi: GammaOi | None
 
 
 class FrontProfile(Strict, frozen=True, forbid_unknown_fields=True):
     """The profile of the front plane alone, over the same spots."""
 
+    BECAUSE: ClassVar = ("net", "status")
+
     plane: PlaneId | None
+    spots: list[Points] | None
     net: list[UsdPer1Pct] | None
     oi_share: Share | None
     status: str
@@ -252,6 +269,8 @@ class FrontProfile(Strict, frozen=True, forbid_unknown_fields=True):
 
 class Profile(Strict, frozen=True, forbid_unknown_fields=True):
     """Net exposure re-priced over a grid of spots (sticky strike, own volatilities only)."""
+
+    BECAUSE: ClassVar = ("net", "status")
 
     spots: list[Points] | None
     net: list[UsdPer1Pct] | None
@@ -263,17 +282,20 @@ class Profile(Strict, frozen=True, forbid_unknown_fields=True):
 class Exposures(Strict, frozen=True, forbid_unknown_fields=True):
     """Delta, vanna and charm exposure; `units` says of what."""
 
-    delta: float | None
-    vanna: float | None
-    charm_15m: float | None
+    delta: Annotated[float | None, Meta(description="sign x delta x contracts x multiplier x S")]
+    vanna: Annotated[float | None, Meta(description="per volatility point")]
+    charm_15m: Annotated[float | None, Meta(description="in 15 minutes of market time")]
     units: dict[str, str]
-    missing: dict[str, Count]
+    missing: Annotated[dict[str, Count], Meta(description="summed contracts without the greek")]
+    reason: str | None
     columns: list[str]
     by_strike: Annotated[list[list[float | None]], Meta(description="rows in the order of `columns`")]
 
 
 class Gex(Head, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Gamma exposure over roots, by strike and by expiration."""
+
+    BECAUSE: ClassVar = ("net", "reason")
 
     model: Literal["gex"]
     asof_quote: EpochSeconds | None
@@ -296,7 +318,7 @@ class Gex(Head, frozen=True, forbid_unknown_fields=True, kw_only=True):
     calls: UsdPer1Pct | None
     puts: UsdPer1Pct | None
     abs: UsdPer1Pct | None
-    gamma_oi: Annotated[float | None, _unit("contracts x multiplier x gamma")]
+    gamma_oi: GammaOi | None
     net_at_spot: Annotated[UsdPer1Pct | None, Meta(description="the profile at S: own volatilities only")]
     by_strike: Annotated[
         list[tuple[Points, UsdPer1Pct | None, UsdPer1Pct | None]],
@@ -321,10 +343,35 @@ class GexSide(Strict, frozen=True, forbid_unknown_fields=True):
 # --- derived models
 
 Percent = Annotated[float, Meta(ge=0, le=100)]
+Ratio = Annotated[float, Meta(ge=-1, le=1)]
+
+
+class Inputs(Strict, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What every derived model was computed from; `sigma` is em_1sigma of the front plane."""
+
+    planes: dict[str, Version | None]
+    front: PlaneId | None
+    spot: Points | None
+    sigma: Points | None
+    flip: Points | None
+    magnet: Points | None
+
+
+class LiquidityInputs(Inputs, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The ratios behind bias and index."""
+
+    imbalance: Ratio | None
+    centre: Ratio | None
+    r1: Annotated[Ratio | None, Meta(description="net over abs within 1 sigma")]
+    c1: Annotated[Share | None, Meta(description="share of |net| within 1 sigma")]
+    c2: Annotated[Share | None, Meta(description="share of |net| within 2 sigma")]
+    flip_closeness: Share | None
 
 
 class Liquidity(Head, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Liquidity Intent: which way, and how firmly, dealer hedging leans."""
+
+    BECAUSE: ClassVar = ("bias", "reason")
 
     model: Literal["liquidity"]
     reason: str | None
@@ -337,30 +384,72 @@ class Liquidity(Head, frozen=True, forbid_unknown_fields=True, kw_only=True):
         list[tuple[EpochSeconds, float, float]],
         Meta(max_length=120, description="[ts, bias, lfi], one per 30 s, oldest first"),
     ]
-    inputs: dict[str, Any]
+    inputs: LiquidityInputs
+
+
+class ModeInputs(Inputs, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What the score weighs."""
+
+    net: UsdPer1Pct | None
+    abs: UsdPer1Pct | None
+    lfi: Percent | None
+    c1: Share | None
 
 
 class Mode(Head, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Market Mode: do dealers dampen moves or amplify them."""
 
+    BECAUSE: ClassVar = ("score", "reason")
+
     model: Literal["mode"]
     reason: str | None
     score: Percent | None
     mode: Literal["compression", "transition", "expansion"] | None
-    inputs: dict[str, Any]
+    inputs: ModeInputs
+
+
+class GravityInputs(Inputs, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Everything the gravity of a minute is computed from; columns have one value per strike of the front plane."""
+
+    reason: str | None
+    acceptance: Annotated[str, Meta(description="opening: every strike is accepted; session: by time and volume")]
+    previous_best: Points | None
+    forward: Points | None
+    discount: Annotated[float | None, Meta(description="DF")]
+    width: Annotated[Points | None, Meta(description="of the flies")]
+    coherence: Points | None
+    greatest_net: UsdPer1Pct | None
+    strikes: list[Points]
+    mid: Annotated[list[Dollars | None], Meta(description="fly of the out-of-the-money side")]
+    net: list[UsdPer1Pct | None]
+    time: list[Annotated[float, _unit("s", "spot within half a step this session")] | None]
+    volume: list[Annotated[float, _unit("contracts", "this session")] | None]
+
+
+class ConfidenceParts(Strict, frozen=True, forbid_unknown_fields=True):
+    """What confidence is the mean of; null: left out."""
+
+    concentration: Share
+    magnet: Share | None
+    coherence: Share | None
+    persistence: Share | None
 
 
 class Gravity(Head, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Dealer Gravity of the front plane at the last minute's close; its history is never repainted."""
 
+    BECAUSE: ClassVar = ("best", "reason")
+
     model: Literal["gravity"]
     reason: str | None
-    minute_ts: EpochSeconds | None
+    minute_ts: EpochSeconds
     best: Points | None
     high: Annotated[Points, Meta(description="84 % quantile of the field")] | None
     low: Annotated[Points, Meta(description="16 % quantile of the field")] | None
     confidence: Share | None
-    inputs: dict[str, Any]
+    confidence_parts: ConfidenceParts | None
+    mass: Annotated[float, Meta(ge=0, description="sum of the pin density, near 1 where all legs quote")] | None
+    inputs: GravityInputs
 
 
 # --- the stream

@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from enum import StrEnum
 from pathlib import Path
 from time import sleep
 from typing import Annotated, Any
@@ -34,7 +35,26 @@ parked_app = typer.Typer(
 )
 app.add_typer(parked_app, name="parked")
 
+
+class Strategy(StrEnum):
+    """The strategies of the heatmap."""
+
+    BUTTERFLY = "butterfly"
+    VERTICAL = "vertical"
+    SINGLE = "single"
+
+
+class Side(StrEnum):
+    """Calls or puts."""
+
+    CALL = "call"
+    PUT = "put"
+
+
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+AllStrikes = Annotated[bool, typer.Option("--all-strikes", help="No window around spot.")]
+ChainFileArgument = Annotated[Path, typer.Argument(help="A recorded chain file, also compressed (.gz).")]
+PngOption = Annotated[Path | None, typer.Option("--png", help="Also draw it into this file.")]
 Attached = Annotated[bool, typer.Option(help="End when the process that started this one ends.", hidden=True)]
 ChainOption = Annotated[
     Path | None, typer.Option("--chain", help="Serve this recorded chain file instead of the synthetic market.")
@@ -238,19 +258,78 @@ def list_settings() -> None:
 
 @app.command()
 def gex(
-    file: Annotated[Path, typer.Argument(help="A recorded chain file.")],
+    file: ChainFileArgument,
     as_json: AsJson = False,
+    png: PngOption = None,
     gamma: Annotated[str | None, typer.Option(help="auto, provider or own. [default: MASSIVE_GAMMA]")] = None,
-    all_strikes: Annotated[bool, typer.Option("--all-strikes", help="No window around spot.")] = False,
+    all_strikes: AllStrikes = False,
     include_expired: Annotated[
         bool, typer.Option("--include-expired", help="Also expirations already settled.")
     ] = False,
 ) -> None:
-    """Print the gamma exposure of a chain file (US dollars per 1 % move), through the steps of the pipeline."""
+    """Print the gamma exposure of a chain file, through the steps of the pipeline.
+
+    US dollars per 1 % move, levels, exposures and expected moves; --json adds the whole published model.
+    """
     from ops.gex_file import run_gex
 
     settings = load_settings(os.environ, **({} if gamma is None else {"massive_gamma": gamma}))
-    run_gex(file, as_json, settings.massive_gamma, all_strikes, include_expired, settings)
+    run_gex(
+        file,
+        settings,
+        settings.massive_gamma,
+        as_json=as_json,
+        png=png,
+        all_strikes=all_strikes,
+        include_expired=include_expired,
+    )
+
+
+@app.command()
+def heatmap(
+    file: ChainFileArgument,
+    strategy: Annotated[Strategy, typer.Option(help="Which strategy.")],
+    expiration: Annotated[str, typer.Option(help="YYYY-MM-DD.")],
+    side: Annotated[Side, typer.Option(help="Calls or puts.")] = Side.CALL,
+    root: Annotated[
+        str, typer.Option(help="Where two roots share a date. [default: the one that settles PM]", show_default=False)
+    ] = "",
+    as_json: AsJson = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV: a row per cell, all prices and flags.")] = False,
+    png: PngOption = None,
+    all_strikes: AllStrikes = False,
+) -> None:
+    """Print a strategy of one expiration of a chain file by strike and width, through the steps of the pipeline."""
+    from ops.heatmap_file import Choice, run_heatmap
+
+    choice = Choice(strategy.value, expiration, side.value, root)
+    settings = load_settings(os.environ)
+    run_heatmap(file, choice, settings, as_json=as_json, as_csv=as_csv, png=png, all_strikes=all_strikes)
+
+
+@app.command()
+def validate(
+    what: Annotated[
+        str | None, typer.Argument(metavar="[U|FILE]", help="An underlying or a file. [default: every symbol]")
+    ] = None,
+) -> None:
+    """Validate published models and stream entries against the shipped JSON Schemas; exit 1 if any does not fit.
+
+    Of a symbol what is in Redis now; of a file one message, or one a line.
+    """
+    from ops.validate import report, validate_file, validate_symbol
+    from ops.wiring import keys_of
+
+    if what is not None and Path(what).is_file():
+        raise typer.Exit(report(what, validate_file(Path(what))))
+    settings = _joined_settings()
+    if what is not None and what.upper().removeprefix("I:") not in settings.massive_symbols:
+        raise FatalError(
+            f"no file and no symbol {what!r} here; MASSIVE_SYMBOLS is {','.join(settings.massive_symbols)}"
+        )
+    symbols = settings.massive_symbols if what is None else (_known(what, settings),)
+    url, keys = _redis_url(settings), keys_of(settings)
+    raise typer.Exit(max(report(symbol, validate_symbol(url, keys, symbol)) for symbol in symbols))
 
 
 @app.command()
