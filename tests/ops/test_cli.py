@@ -18,12 +18,14 @@ from ops.joining import joined_environment, remember_environment
 from ops.mock.provider import MockOptions
 from ops.programs import MOCK, SERVER, MockChoice, Plan, make_plan
 from ops.provider_key import load_settings_with_key
+from ops.sample_chain import FILE
 from ops.supervision import SupervisorFiles
 from ops.tables import format_table
 
+SAMPLE = str(FILE)
 COMMANDS = (
     "up", "down", "mock", "stage", "gateway", "status", "epochs", "parked", "audit", "settings",
-    "gex", "chaos", "bench",
+    "gex", "heatmap", "validate", "chaos", "bench",
 )  # fmt: skip
 
 
@@ -58,6 +60,16 @@ def run(folder: Path, *arguments: str, **environment: str) -> subprocess.Complet
         (("mock", "--scenario", "nope"), {}, "no scenario 'nope'"),
         (("gex", "none.json"), {}, "none.json: cannot be read"),
         (("gex", "none.json", "--gamma", "mine"), {}, "MASSIVE_GAMMA='mine'"),
+        (
+            ("heatmap", "none.json", "--strategy", "single", "--expiration", "2026-01-12"),
+            {},
+            "none.json: cannot be read",
+        ),
+        (("heatmap", SAMPLE, "--strategy", "single", "--expiration", "soon"), {}, "no expiration 'soon' in this file"),
+        (("gex", SAMPLE, "--png", "nowhere/gex.png"), {}, "nowhere/gex.png: cannot be written"),
+        (("validate", "none.json"), {"REDIS_URL": "redis://127.0.0.1:1"}, "no file and no symbol 'none.json' here"),
+        (("validate", SAMPLE), {}, "not JSON"),
+        (("validate",), {"REDIS_URL": "redis://127.0.0.1:1"}, "is not available"),
         (("audit", "QQQ"), {"REDIS_URL": "redis://127.0.0.1:1"}, "no symbol 'QQQ' here"),
         (("parked", "redrive", "ws"), {"REDIS_URL": "redis://127.0.0.1:1"}, "give either --id"),
     ],
