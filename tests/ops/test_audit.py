@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import orjson
 import pytest
 import redis
 
+from contracts.analytics import decode_cut
 from contracts.keys import Keys, Layer
 from contracts.planes import HEADER_BYTES
 from contracts.settings import Settings
@@ -56,6 +58,17 @@ def flip_cell(layer: Layer) -> Damage:
     return damage
 
 
+def change_cut(part: str, name: str) -> Damage:
+    def damage(client: Any, keys: Keys, epoch: str) -> None:
+        key = keys.plane(epoch, PLANE, Layer.ANALYTICS)
+        cut = decode_cut(client.get(key))
+        rows = getattr(cut, part).copy()
+        rows[name][0] = 0.5
+        client.set(key, replace(cut, **{part: rows}).encode(), keepttl=True)
+
+    return damage
+
+
 def change_of(name: str, **values: object) -> Damage:
     def damage(client: Any, keys: Keys, epoch: str) -> None:
         model = orjson.loads(client.get(keys.model(name, SYMBOL)))
@@ -72,6 +85,8 @@ DAMAGES: dict[str, Damage] = {
     "a HASH that says another bid": lambda c, k, e: c.hset(k.contract(e, "O:SPXW310115C06900000"), "bid", "1.00"),
     "a clean epoch marked dirty too": lambda c, k, e: c.sadd(k.dirty(SYMBOL), e),
     "a wrong count of lagging planes": lambda c, k, e: c.hincrby(k.versions(e), "lagging", 1),
+    "a greek that its rows do not give": change_cut("exposures", "vanna"),
+    "a forward that its rows do not give": change_cut("plane", "forward"),
     "a model that its rows do not give": change_of("gex", net=1.0),
     "a mode that its rows do not give": change_of("mode", score=50.0),
     "a gravity that its inputs do not give": change_of("gravity", best=6900),
