@@ -23,6 +23,7 @@ from contracts.analytics import AnalyticsCut, Moment, decode_cut
 from contracts.errors import FatalError
 from contracts.geometry import Geometry, Plane, decode_geometry
 from contracts.keys import Keys, Layer
+from contracts.plan import STRATEGIES, Plan, compile_plan
 from contracts.planes import CHAIN_ROW, HEADER_BYTES, QUOTE_ROW, TRADE_ROW, Array, Ints, decode_tiles, unpack_header
 from contracts.settings import Settings
 from contracts.topology import STREAMS
@@ -30,7 +31,6 @@ from contracts.versions import Versions
 from ops.wiring import conventions_of, keys_of
 from stages.calculate.columns import compile_columns
 from stages.calculate.exposure import compute_exposures
-from stages.calculate.plan import STRATEGIES, Plan, compile_plan
 from stages.calculate.tiles import compute_tiles
 from stages.models.build import MODEL_NAMES, Memory, build_documents, decode_memory
 from stages.models.gravity import gravity_of, history_point

@@ -21,12 +21,12 @@ from contracts.commit import Applied, Commit, EntryId, SetValue
 from contracts.geometry import Geometry, decode_geometry
 from contracts.keys import Keys, Layer, Stat
 from contracts.messages import ChainCompleted
+from contracts.plan import compile_plan
 from contracts.planes import CHAIN_ROW, HEADER_BYTES, QUOTE_ROW, TRADE_ROW, decode_tiles
 from contracts.settings import Settings
 from contracts.stage import Entry, Source
 from contracts.topology import StageName
 from ops.wiring import keys_of, partitions, pure_stage
-from stages.calculate.plan import compile_plan
 from stages.calculate.tiles import compute_tiles
 
 _MAX_STEPS = 1000

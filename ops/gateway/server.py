@@ -26,6 +26,7 @@ from consumers.clients import connect
 from consumers.embedded import find_url
 from contracts.errors import FatalError, TransientError
 from contracts.keys import Keys
+from contracts.plan import STRATEGIES
 from contracts.settings import Settings
 from ops.gateway.follower import Follower
 from ops.gateway.metrics import Counters, read_counters, render_metrics
@@ -33,7 +34,6 @@ from ops.gateway.stream import parse_id
 from ops.logs import configure_logs
 from ops.status import read_status
 from ops.wiring import keys_of, partitions
-from stages.calculate.plan import STRATEGIES
 
 log = structlog.get_logger("gateway")
 

@@ -8,11 +8,11 @@ from functools import lru_cache
 import numpy as np
 
 from contracts.analytics import AnalyticsCut
+from contracts.compiled import compiled_epoch
 from contracts.messages import Tick
 from contracts.planes import CHAIN_ROW, QUOTE_ROW, TRADE_ROW, UNKNOWN_COUNT, Array, unpack_header, unpack_rows
 from stages.calculate.columns import Columns, Floats, compile_columns
 from stages.calculate.exposure import Conventions, compute_exposures
-from stages.calculate.layers import compiled_epoch
 from stages.calculate.tiles import compute_tiles
 
 

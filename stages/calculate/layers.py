@@ -10,9 +10,6 @@ import numpy as np
 import numpy.typing as npt
 
 from contracts.commit import Guard, Patch, SetValue, StartsWith, Write
-from contracts.compiled import CompiledEpoch as CompiledEpoch
-from contracts.compiled import CompiledEpochs as CompiledEpochs
-from contracts.compiled import compiled_epoch as compiled_epoch
 from contracts.planes import HEADER_BYTES, Tiles, decode_tiles, unpack_header
 
 PATCH_BELOW = 128  # changed cells; for more, writing the plane whole is cheaper (measured at 5,500 cells)

@@ -26,6 +26,7 @@ from contracts.commit import (
     Write,
     version_field,
 )
+from contracts.compiled import CompiledEpoch, CompiledEpochs
 from contracts.geometry import Plane
 from contracts.keys import Keys, Layer, Stat
 from contracts.messages import (
@@ -52,7 +53,7 @@ from contracts.topology import StageName, streams_of
 from contracts.versions import Versions
 from stages.calculate.cuts import compute_cuts
 from stages.calculate.exposure import DEFAULT_CONVENTIONS, Conventions
-from stages.calculate.layers import Cells, CompiledEpoch, CompiledEpochs, KnownTiles, layer_of, layer_write
+from stages.calculate.layers import Cells, KnownTiles, layer_of, layer_write
 from stages.calculate.tiles import compute_tiles, dirty_rows, recompute_cells, touched_cells
 
 EpochEntries: TypeAlias = "Sequence[Entry[Message]]"

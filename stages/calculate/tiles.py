@@ -11,8 +11,8 @@ from enum import IntFlag
 import numpy as np
 import numpy.typing as npt
 
+from contracts.plan import Plan
 from contracts.planes import UNKNOWN, Array, Ints
-from stages.calculate.plan import Plan
 
 Rows = npt.NDArray[np.integer]
 

@@ -16,8 +16,7 @@ import orjson
 from contracts.geometry import Plane
 from contracts.plan import Plan, cell_labels, points, width_axis
 from contracts.planes import TILE_FIELDS, UNKNOWN, Ints
-from contracts.published import apply_diff as apply_diff
-from contracts.published import cells_crc as cells_crc
+from contracts.published import cells_crc
 
 Indices = npt.NDArray[np.intp]
 

@@ -33,6 +33,7 @@ from contracts.commit import (
     Write,
     version_field,
 )
+from contracts.compiled import CompiledEpoch, CompiledEpochs
 from contracts.geometry import Plane
 from contracts.keys import Keys, Layer, Stat
 from contracts.messages import AnalyticsComputed, Message, PlaneComputed, decode, encode
@@ -42,7 +43,7 @@ from contracts.stage import Entry, Source, Stage
 from contracts.symbology import days_to_expiration
 from contracts.topology import StageName, streams_of
 from contracts.versions import Level, Versions, complete_to
-from stages.calculate.layers import Cells, CompiledEpoch, CompiledEpochs, KnownTiles, layer_of, layer_write
+from stages.calculate.layers import Cells, KnownTiles, layer_of, layer_write
 from stages.calculate.stage import acknowledged, by_type_and_symbol, epoch_of, symbol_of, with_cells
 from stages.models.build import Documents, Memory, build_documents, decode_memory
 from stages.models.diff import diff_cells, encode_diff, encode_reset, encode_reset_plane

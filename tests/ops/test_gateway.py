@@ -19,12 +19,12 @@ import redis
 from consumers import embedded
 from contracts.errors import FatalError
 from contracts.planes import TILE_FIELDS, UNKNOWN, Ints, decode_tiles
+from contracts.published import apply_diff
 from contracts.settings import Settings
 from ops.gateway import follower as follower_module
 from ops.gateway.follower import Client, Event
 from ops.gateway.server import RunningGateway, serving
 from ops.gateway.stream import FIRST, format_id, parse_id, render
-from stages.models.diff import apply_diff
 from tests.ops.pipeline import STRIKES, SYMBOL, SmallPipeline, small_pipeline
 from tests.waiting import wait_until, wait_until_async
 

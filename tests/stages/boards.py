@@ -8,11 +8,11 @@ import numpy as np
 
 from contracts.analytics import AnalyticsCut, Moment
 from contracts.geometry import Geometry, Listing, Plane, build_geometry
+from contracts.plan import Plan, cell_labels, compile_plan
 from contracts.planes import UNKNOWN, Array, empty_chain, empty_quotes
 from contracts.symbology import CALL, PUT, format_ticker, settlement_ts
 from stages.calculate.columns import compile_columns
 from stages.calculate.exposure import Conventions, GammaMode, compute_exposures
-from stages.calculate.plan import Plan, cell_labels, compile_plan
 from stages.calculate.tiles import compute_tiles
 
 ROOT = "SPXW"
