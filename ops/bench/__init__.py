@@ -7,7 +7,7 @@ import json
 
 def run_bench() -> None:
     """Run every measurement; ratios are between figures of the same run."""
-    from ops.bench import hydrate, latency
+    from ops.bench import hydrate, latency, volatility
 
     def report(line: str) -> None:
         print(line, flush=True)
@@ -18,4 +18,6 @@ def run_bench() -> None:
         report(f"hydrate  {size:3} events a frame  ours is {ratios}")
     drain = latency.measure_drain(report)
     latencies = {rate: latency.measure_latency(rate, report) for rate in latency.FRAME_EVENTS}
-    print(json.dumps({"hydrate": hydrated, "drain": drain, "latency": latencies}))
+    solvers, ticks = volatility.measure_solvers(report), volatility.measure_tick(report)
+    figures = {"hydrate": hydrated, "drain": drain, "latency": latencies, "volatility": solvers, "tick_ms": ticks}
+    print(json.dumps(figures))
