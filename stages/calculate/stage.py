@@ -54,7 +54,7 @@ from contracts.versions import Versions
 from stages.calculate.cuts import compute_cuts
 from stages.calculate.exposure import DEFAULT_CONVENTIONS, Conventions
 from stages.calculate.layers import Cells, KnownTiles, layer_of, layer_write
-from stages.calculate.tiles import compute_tiles, dirty_rows, recompute_cells, touched_cells
+from stages.calculate.tiles import compute_tiles, computed_count, dirty_rows, recompute_cells, touched_cells
 
 EpochEntries: TypeAlias = "Sequence[Entry[Message]]"
 
@@ -229,12 +229,14 @@ class Calculation:
         # a promoted epoch is announced once, as a whole: its first diffs follow the reset
         ahead = None if promoted else Flag(keys.strategy_stream(symbol), encode(PlaneComputed(symbol, epoch, plane.id)))
         marks = EpochMarks(keys.dirty(symbol), keys.clean(symbol), epoch)
+        computed = computed_count(compiled.plans[plane.id], len(touched))
+        counts = {"planes": 1, "tiles_touched": len(touched), "tiles_recomputed": computed}
         writes: list[Write] = [
             write,
             Advance(
                 versions, plane.id, "tiles", "quotes", tiles.version, tiles.watermark, dirty, "published", ahead, marks
             ),
-            Count(keys.analytics(Stat.STRATEGY, symbol), {"planes": 1, "tiles_recomputed": len(touched)}),
+            Count(keys.analytics(Stat.STRATEGY, symbol), counts),
         ]
         return guards, writes
 
