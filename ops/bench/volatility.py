@@ -1,4 +1,4 @@
-"""(f) and (g): implied volatility, ours and two libraries', and what a tick computes of a whole board.
+"""(f) and (g): implied volatility, ours and two libraries', and what a tick and a quote compute of a board.
 
 The options are those of a market: five terms from the last hour to two years, strikes within four deviations. Each
 library is called once per option, as its interface has it; the prices it works from are the same.
@@ -15,7 +15,10 @@ from datetime import time as clock_time
 import numpy as np
 import numpy.typing as npt
 
+from contracts.analytics import Moment, decode_cut
+from contracts.compiled import compiled_epoch
 from contracts.geometry import Listing, build_geometry
+from contracts.keys import Keys
 from contracts.messages import Tick
 from contracts.planes import empty_chain, empty_quotes, empty_trades, pack_rows
 from contracts.symbology import series_of
@@ -25,6 +28,10 @@ from ops.mock.synthetic import SyntheticSource
 from stages.calculate import black
 from stages.calculate.cuts import compute_cuts
 from stages.calculate.exposure import Conventions
+from stages.calculate.tiles import dirty_rows, recompute_cells, touched_cells
+from stages.models.board import gather
+from stages.models.build import Memory, build_documents
+from stages.models.profile import gamma_profiles
 
 Floats = npt.NDArray[np.float64]
 
@@ -55,23 +62,48 @@ def measure_solvers(report: Callable[[str], None]) -> dict[str, float]:
     return medians
 
 
-def measure_tick(report: Callable[[str], None]) -> dict[int, float]:
-    """Median milliseconds in which a tick computes the cuts of a board (tiles, greeks, exposures), by contracts."""
+def measure_tick(report: Callable[[str], None]) -> dict[int, dict[str, float]]:
+    """Median milliseconds by contracts of a board: the cuts of a tick, its gamma profile, its documents, one quote."""
     found = {}
     for size in BOARDS:
         arguments, contracts = _board(size)
-        compute_cuts(*arguments)  # compiles the board, once per epoch
-        elapsed = []
-        for _ in range(REPEATS):
-            started = time.perf_counter()
-            compute_cuts(*arguments)
-            elapsed.append(1000 * (time.perf_counter() - started))
-        found[contracts] = statistics.median(elapsed)
-        report(
-            f"tick        {contracts:6,} contracts: {found[contracts]:7.2f} ms, "
-            f"{1000 * found[contracts] / contracts:.2f} us a contract"
-        )
+        steps = _steps(*arguments)
+        found[contracts] = {name: _median_ms(work) for name, work in steps.items()}
+        figures = ", ".join(f"{name} {ms:.3f} ms" for name, ms in found[contracts].items())
+        report(f"tick        {contracts:6,} contracts: {figures}")
     return found
+
+
+def _steps(
+    epoch: str, listing: bytes, tick: Tick, conventions: Conventions, *layers: list[bytes]
+) -> dict[str, Callable[[], object]]:
+    """What a tick does for a board, and what one quote does to its first plane, as functions to be timed."""
+    moment = Moment(SYMBOL, epoch, 1, 1, tick.market_ts, None, tick.spot, tick.spot_ts)
+    compiled = compiled_epoch(epoch, listing)
+    planes = compiled.geometry.planes
+    quotes, chains, trades = layers
+    blobs = [cut for cut in compute_cuts(epoch, listing, tick, conventions, quotes, chains, trades) if cut]
+    cuts = [decode_cut(blob) for blob in blobs]
+    board = gather(compiled.geometry, {plane.id: cut for plane, cut in zip(planes, cuts, strict=True)})
+    plan, rows, cells = compiled.plans[planes[0].id], cuts[0].quotes.copy(), cuts[0].cells
+    rows["row_version"][len(rows) // 2] = 2
+    return {
+        "cuts": lambda: compute_cuts(epoch, listing, tick, conventions, quotes, chains, trades),
+        "profile": lambda: gamma_profiles(board, tick.spot, RATE),
+        "documents": lambda: build_documents(Keys(), listing, moment, blobs, RATE, Memory()),
+        "one quote": lambda: recompute_cells(plan, rows, cells, touched_cells(plan, dirty_rows(rows, 1))),
+    }
+
+
+def _median_ms(work: Callable[[], object]) -> float:
+    """After once for the caches."""
+    work()
+    elapsed = []
+    for _ in range(REPEATS):
+        started = time.perf_counter()
+        work()
+        elapsed.append(1000 * (time.perf_counter() - started))
+    return statistics.median(elapsed)
 
 
 def _chain(years: float, seed: int) -> tuple[float, Floats, Floats]:
