@@ -7,7 +7,7 @@ import json
 
 def run_bench() -> None:
     """Run every measurement; ratios are between figures of the same run."""
-    from ops.bench import hydrate, latency, volatility
+    from ops.bench import growth, hydrate, latency, volatility
 
     def report(line: str) -> None:
         print(line, flush=True)
@@ -19,5 +19,16 @@ def run_bench() -> None:
     drain = latency.measure_drain(report)
     latencies = {rate: latency.measure_latency(rate, report) for rate in latency.FRAME_EVENTS}
     solvers, ticks = volatility.measure_solvers(report), volatility.measure_tick(report)
-    figures = {"hydrate": hydrated, "drain": drain, "latency": latencies, "volatility": solvers, "tick_ms": ticks}
+    grown = {
+        "expirations": growth.measure_growth(growth.by_expirations(), report),
+        "strikes": growth.measure_growth(growth.by_strikes(), report),
+    }
+    figures = {
+        "hydrate": hydrated,
+        "drain": drain,
+        "latency": latencies,
+        "volatility": solvers,
+        "tick_ms": ticks,
+        "event_ms": grown,
+    }
     print(json.dumps(figures))

@@ -28,7 +28,7 @@ from ops.mock.synthetic import SyntheticSource
 from stages.calculate import black
 from stages.calculate.cuts import compute_cuts
 from stages.calculate.exposure import Conventions
-from stages.calculate.tiles import dirty_rows, recompute_cells, touched_cells
+from stages.calculate.tiles import compute_tiles, dirty_rows, recompute_cells, touched_cells
 from stages.models.board import gather
 from stages.models.build import Memory, build_documents
 from stages.models.profile import gamma_profiles
@@ -63,7 +63,7 @@ def measure_solvers(report: Callable[[str], None]) -> dict[str, float]:
 
 
 def measure_tick(report: Callable[[str], None]) -> dict[int, dict[str, float]]:
-    """Median milliseconds by contracts of a board: the cuts of a tick, its gamma profile, its documents, one quote."""
+    """Median milliseconds by contracts of a board: cuts of a tick, profile, documents; tiles of a plane, of a quote."""
     found = {}
     for size in BOARDS:
         arguments, contracts = _board(size)
@@ -91,6 +91,7 @@ def _steps(
         "cuts": lambda: compute_cuts(epoch, listing, tick, conventions, quotes, chains, trades),
         "profile": lambda: gamma_profiles(board, tick.spot, RATE),
         "documents": lambda: build_documents(Keys(), listing, moment, blobs, RATE, Memory()),
+        "one plane": lambda: compute_tiles(plan, rows),
         "one quote": lambda: recompute_cells(plan, rows, cells, touched_cells(plan, dirty_rows(rows, 1))),
     }
 

@@ -1,4 +1,4 @@
-"""(f) to (i): what one quote costs on the event path as the board grows, and what ticks compute beside it.
+"""(h): what one quote costs on the event path as the board grows.
 
 All boards are up at once and take turns, event by event, so that a slow second of the machine is everybody's. An event
 is one frame with one quote of a listed contract, taken through staging, calculate and models against the server: read,
@@ -22,15 +22,12 @@ import orjson
 import redis
 
 from consumers.broker import Broker
-from contracts.analytics import Moment, decode_cut
 from contracts.commit import Applied, EntryId
-from contracts.compiled import compiled_epoch
-from contracts.keys import Keys, Layer
+from contracts.keys import Keys
 from contracts.settings import Settings
 from contracts.stage import Entry, Source
 from contracts.topology import StageName
 from ops.bench.board import (
-    SPOT,
     SYMBOL,
     Contract,
     bench_settings,
@@ -40,10 +37,7 @@ from ops.bench.board import (
     server,
     stage_of,
 )
-from ops.stage_process import apply_tick
-from ops.wiring import keys_of, tickers
-from stages.calculate.tiles import compute_tiles, recompute_cells, touched_cells
-from stages.models.build import Memory, build_documents
+from ops.wiring import keys_of
 
 SIZES = (1_000, 5_000, 20_000)
 PLANE_CONTRACTS = 250
@@ -51,7 +45,6 @@ PLANES = 5
 FIRST_DAY = date(2027, 1, 11)
 EVENTS = 100
 WARM_UP = 20
-REPEATS = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,69 +162,3 @@ class EventBoard:
             outcome = await broker.commit(commit)
             assert isinstance(outcome, Applied), outcome
         return time.perf_counter() - started
-
-
-# --- pure computations
-
-
-def measure_computations(report: Callable[[str], None]) -> dict[str, float]:
-    """Milliseconds of one dirty contract's tiles, of a plane's, of a whole tick's cuts and of its models (2,000)."""
-    shape = Shape("computations", PLANES, PLANE_CONTRACTS)
-    with server() as url:
-        listing, moment, cuts, rate, keys = asyncio.run(_tick(shape, url))
-    compiled = compiled_epoch(moment.epoch, listing)
-    plane = compiled.geometry.planes[0]
-    plan, quotes = compiled.plans[plane.id], decode_cut(cuts[0]).quotes.copy()
-    cells = compute_tiles(plan, quotes)
-    row = np.array([len(plane.rows) // 2])
-    found = {
-        "dirty_contract": _median_ms(lambda: recompute_cells(plan, quotes, cells, touched_cells(plan, row))),
-        "full_plane": _median_ms(lambda: compute_tiles(plan, quotes)),
-        "publication": _median_ms(lambda: build_documents(keys, listing, moment, cuts, rate, Memory()), REPEATS // 5),
-    }
-    report(
-        f"tiles    one dirty contract {found['dirty_contract']:.3f} ms, its whole plane {found['full_plane']:.3f} ms "
-        f"({found['full_plane'] / found['dirty_contract']:.1f} x)"
-    )
-    report(f"models   all of a tick, {shape.contracts:,} contracts: {found['publication']:.1f} ms")
-    return found
-
-
-async def _tick(shape: Shape, url: str) -> tuple[bytes, Moment, list[bytes], float, Keys]:
-    """A board's listing and the cuts of its first tick, as calculate stored them."""
-    settings = bench_settings(url)
-    keys = keys_of(settings)
-    client: Any = redis.Redis.from_url(url)
-    publish_chain(client, keys, shape.board())
-    stages = [stage_of(name, settings) for name in (StageName.STAGING, StageName.CALCULATE, StageName.MODELS)]
-    broker = Broker(url, StageName.STAGING, "bench-ticker", keys.cursor(StageName.STAGING, SYMBOL))
-    (ticker,) = tickers(settings, (SYMBOL,))
-
-    async def is_promoted() -> bool:
-        return bool(client.exists(keys.model_state(SYMBOL)))
-
-    async def is_ticked() -> bool:
-        return bool(client.exists(keys.gex_model(SYMBOL)))
-
-    await run_until(stages, url, settings, is_promoted)
-    lease = keys.lease("tick", SYMBOL)
-    assert await broker.take_lease(lease, 60_000)
-    await apply_tick(broker, ticker, lease, "bench-ticker")
-    await run_until([stage_of(stage.name, settings) for stage in stages], url, settings, is_ticked)
-    await broker.close()
-    model = orjson.loads(client.get(keys.gex_model(SYMBOL)))
-    epoch = model["epoch"]
-    listing = client.get(keys.listing(epoch))
-    planes = compiled_epoch(epoch, listing).geometry.planes
-    cuts = [client.get(keys.plane(epoch, plane.id, Layer.ANALYTICS)) for plane in planes]
-    moment = Moment(SYMBOL, epoch, model["seq"], model["tick"], model["ts"], None, SPOT, model["ts"])
-    return listing, moment, cuts, settings.massive_rate, keys
-
-
-def _median_ms(work: Callable[[], object], repeats: int = REPEATS) -> float:
-    times = []
-    for _ in range(repeats + 1):
-        started = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - started)
-    return statistics.median(times[1:]) * 1000
