@@ -328,6 +328,8 @@ def test_whatever_is_quoted_every_number_is_finite_or_absent_with_a_reason(
     for values in (rows, row):
         for name in values.dtype.names or ():
             assert not np.isinf(values[name]).any()
+            absent = values[name][np.isnan(values[name])]
+            assert absent.tobytes() == np.full(len(absent), np.nan).tobytes()  # one NaN, the same bits
     kept = rows["reason"] == Reason.KEPT
     assert np.isfinite(rows["gamma_oi"][kept]).all() and np.isnan(rows["gamma_oi"][~kept]).all()
     assert np.isfinite(rows["gex"][kept]).all() == (spot is not None) or not kept.any()

@@ -77,8 +77,9 @@ def test_a_locked_market_is_not_crossed() -> None:
 
 
 def test_strikes_farther_than_half_a_percent_are_not_asked() -> None:
-    strikes = (*NEAR, 994, 1006)
-    quotes = agreeing(NEAR, 1001.5) | agreeing((994, 1006), 1050.0)
+    beyond = (994.9, 1005.1)
+    strikes = (*NEAR, *beyond)
+    quotes = agreeing(NEAR, 1001.5) | agreeing(beyond, 1050.0)
     found = forward_of(quotes, strikes)
     assert found.strikes_used == 5
     assert found.value == pytest.approx(1001.5)

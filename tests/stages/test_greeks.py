@@ -126,6 +126,8 @@ def test_a_strike_in_a_gap_gets_greeks_but_no_volatility_of_its_own() -> None:
     assert known(found.iv) == [True] * 2 + [False] * 2 + [True] * 4 + [False] * 2
     assert found.sigma[2:4] == pytest.approx([0.25, 0.25])
     assert known(found.gamma) == [True] * 8 + [False] * 2
+    later = delta_later(COLUMNS, surface_of(0.30, math.nan, 0.20, 0.22, math.nan), found, found.delta)
+    assert known(later) == known(found.delta)
 
 
 @settings(deadline=None)
