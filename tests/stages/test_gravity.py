@@ -197,6 +197,55 @@ def test_spot_and_volume_where_nothing_pins_give_no_gravity() -> None:
     assert found["mass"] == pytest.approx(1.0, abs=0.02)
 
 
+# --- the whole, written out
+
+
+def by_hand(inputs: Any) -> dict[str, float]:
+    """models.md 4 strike by strike, without arrays."""
+    strikes, spot, sigma, width = inputs["strikes"], inputs["spot"], inputs["sigma"], inputs["width"]
+    times, volumes = ([value or 0.0 for value in inputs[name]] for name in ("time", "volume"))
+    density, field = {}, {}
+    for n in range(1, len(strikes) - 1):
+        step = (strikes[n + 1] - strikes[n - 1]) / 2
+        density[n] = max(0.0, inputs["mid"][n] or 0.0) / (width * inputs["discount"]) * step / width
+    mass = sum(density.values())
+    for n, value in density.items():
+        if value > 0:
+            accepted = 0.5 * times[n] / max(times) + 0.5 * volumes[n] / max(volumes)
+            pull = 1 + max(0.0, inputs["net"][n] or 0.0) / inputs["greatest_net"]
+            field[strikes[n]] = value / mass * accepted * pull
+    smooth = dict.fromkeys(field, 0.0)
+    for source, value in field.items():
+        weights = {strike: math.exp(-((strike - source) ** 2) / (2 * (sigma / 4) ** 2)) for strike in field}
+        for strike, weight in weights.items():
+            smooth[strike] += value * weight / sum(weights.values())
+    total = sum(smooth.values())
+    g = {strike: value / total for strike, value in smooth.items()}
+    best = max(g, key=lambda strike: g[strike] * math.exp(-((strike - spot) ** 2) / (2 * sigma**2)))
+    reached, low, high = 0.0, None, None
+    for strike in sorted(g):
+        reached += g[strike]
+        low = strike if low is None and reached >= 0.16 else low
+        high = strike if high is None and reached >= 0.84 else high
+    entropy = -sum(value * math.log(value) for value in g.values() if value > 0)
+    assert low is not None and high is not None
+    return {"best": best, "low": low, "high": high, "concentration": 1 - entropy / math.log(len(g))}
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.integers(0, 2**32 - 1))
+def test_best_low_high_and_concentration_written_out_strike_by_strike(seed: int) -> None:
+    draw = np.random.default_rng(seed)
+    times = draw.exponential(1.0, len(STRIKES)) ** 4
+    volumes = draw.exponential(1.0, len(STRIKES)) ** 4
+    inputs = {**INPUTS, "acceptance": "session", "time": times.tolist(), "volume": volumes.tolist()}
+    found, expected = gravity_of(inputs), by_hand(inputs)
+    assert {name: found[name] for name in ("best", "low", "high")} == {
+        name: expected[name] for name in ("best", "low", "high")
+    }
+    assert found["confidence_parts"]["concentration"] == pytest.approx(expected["concentration"])
+
+
 # --- confidence
 
 

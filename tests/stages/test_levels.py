@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from contracts.analytics import AnalyticsCut, Reason, Source
-from contracts.geometry import build_geometry
+from contracts.geometry import Listing, build_geometry
 from contracts.symbology import CALL, PUT
 from stages.models.gex import gex_model
 from tests.stages.boards import both_sides, listing, moment_of
@@ -84,13 +85,20 @@ def test_the_level_is_the_front_planes_and_says_so() -> None:
 # --- front plane
 
 
-def test_the_front_plane_settles_first_and_pm_goes_before_am_on_ties() -> None:
+def test_the_front_plane_settles_first() -> None:
     rows = [*both_sides([100], root="SPX"), *both_sides([100])]
     geometry = build_geometry("SPX", rows)
     assert gex_model(moment_of(), geometry, {}, RATE)["front"] == "SPX:2026-01-16"  # at 09:30, SPXW at 16:00
     settled = geometry.planes[0].settlement_ts
     assert gex_model(moment_of(ts=settled), geometry, {}, RATE)["front"] == NEAR
     assert gex_model(moment_of(ts=settled + 86_400), geometry, {}, RATE)["front"] is None
+
+
+def test_of_planes_that_settle_at_one_instant_the_pm_one_is_the_front() -> None:
+    am = [replace_settlement(row, "am") for row in both_sides([100], root="AAA")]
+    geometry = build_geometry("SPX", [*am, *both_sides([100], root="BBB")])
+    assert len({plane.settlement_ts for plane in geometry.planes}) == 1
+    assert gex_model(moment_of(), geometry, {}, RATE)["front"] == "BBB:2026-01-16"
 
 
 def test_a_plane_of_adjusted_contracts_only_is_never_the_front() -> None:
@@ -179,5 +187,9 @@ def test_american_contracts_with_greeks_of_our_own_are_counted() -> None:
     assert model_of(Market())["american_approx"] == 0
 
 
-def replace_exercise(row: Any) -> Any:
-    return type(row)(row.root, row.expiration, row.strike_milli, row.type, row.cid, "pm", "american", row.multiplier)
+def replace_exercise(row: Listing) -> Listing:
+    return msgspec.structs.replace(row, exercise="american")
+
+
+def replace_settlement(row: Listing, settlement: str) -> Listing:
+    return msgspec.structs.replace(row, settlement=settlement)

@@ -156,6 +156,14 @@ def test_the_trail_and_the_session_grow_with_market_time() -> None:
     assert profile["volume:6900000"] == "100.0"  # of a call and a put
 
 
+def test_a_new_day_forgets_the_strikes_of_the_day_before() -> None:
+    pipeline = ticked(opened(), 0)
+    ticked(pipeline, 86_400, spot=6925.0)
+    profile = memory_of(pipeline)[1]
+    assert profile["date"] == "2026-01-16"
+    assert [name for name in profile if name.startswith("time:")] == ["time:6925000"]
+
+
 def test_memory_outlives_the_epoch() -> None:
     pipeline = ticked(opened(), 0)
     first = pipeline.active()
