@@ -166,6 +166,21 @@ async def test_who_stops_waiting_loses_nothing(pipeline: SmallPipeline, redis_ur
         assert (reader.surface.planes[PLANE].cells == published(pipeline)).all()
 
 
+async def test_who_stops_waiting_keeps_the_connection(pipeline: SmallPipeline, redis_url: str) -> None:
+    def connections() -> int:
+        return int(pipeline.client.info("stats")["total_connections_received"])
+
+    async with SurfaceReader(redis_url, SYMBOL) as reader:
+        await anext(reader)
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(anext(reader), 0.05)
+        before = connections()
+        for _ in range(10):
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(anext(reader), 0.01)
+        assert connections() == before
+
+
 # --- absence and gaps
 
 
@@ -294,6 +309,24 @@ async def test_an_id_that_is_gone_is_told_as_a_gap(pipeline: SmallPipeline, redi
     async with EventReader(redis_url, SYMBOL, after="1-1") as events:
         found = [await anext(events), await anext(events)]
     assert [event.type for event in found] == ["gap", "reset"] and found[0].data == b""
+
+
+async def test_entries_that_are_lost_are_told_as_a_gap(pipeline: SmallPipeline, redis_url: str) -> None:
+    async with EventReader(redis_url, SYMBOL) as events:
+        await quoted_beside(events, pipeline)
+        pipeline.client.hincrby(pipeline.keys.model_state(SYMBOL), "seq", 5)
+        pipeline.quote(STRIKES[4], 8.0, 8.5)
+        async with asyncio.timeout(10):
+            found = [await anext(events), await anext(events)]
+    assert [event.type for event in found] == ["gap", "diff"]
+
+
+async def quoted_beside(events: EventReader, pipeline: SmallPipeline) -> None:
+    """A first diff arrived."""
+    first = asyncio.ensure_future(anext(events))
+    await asyncio.sleep(0.1)
+    pipeline.quote(STRIKES[3], 8.0, 8.5)
+    assert (await first).type == "diff"
 
 
 async def test_without_an_id_entries_start_with_the_next(pipeline: SmallPipeline, redis_url: str) -> None:
