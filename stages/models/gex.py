@@ -217,10 +217,9 @@ def _total(values: Floats) -> float | None:
 
 def _profile(profile: GammaProfile) -> Json:
     net, spots = profile.net, profile.spots
-    known = net is not None and spots is not None
     return {
-        "spots": spots.tolist() if known and spots is not None else None,
-        "net": net.tolist() if known and net is not None else None,
+        "spots": spots.tolist() if net is not None and spots is not None else None,
+        "net": net.tolist() if net is not None else None,
         "oi_share": profile.oi_share,
         "status": profile.status,
     }

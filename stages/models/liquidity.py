@@ -108,9 +108,10 @@ def liquidity_model(moment: Moment, view: View, trail: Trail) -> Json:
 
 
 def extended(trail: Trail, point: Point) -> list[Point]:
-    """The trail with a point, if it is the first of its half minute."""
-    is_first = not trail or math.floor(point[0] / TRAIL_STEP_S) > math.floor(trail[-1][0] / TRAIL_STEP_S)
-    return [*trail, point][-TRAIL_POINTS:] if is_first else list(trail)
+    """The trail with a point, if it is the first of its half minute; points of a clock since set back are dropped."""
+    known = [one for one in trail if one[0] <= point[0]]
+    is_first = not known or math.floor(point[0] / TRAIL_STEP_S) > math.floor(known[-1][0] / TRAIL_STEP_S)
+    return [*known, point][-TRAIL_POINTS:] if is_first else known
 
 
 def _fill(parts: Json, view: View) -> str | None:

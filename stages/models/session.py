@@ -48,7 +48,8 @@ class SessionProfile:
         time_s = dict(before.time_s)
         strike = _strike_at(strikes_milli, spot)
         if strike is not None:
-            since_ts = max(before.ts, session.open_ts)  # a session's first tick counts from the open
+            # from the open, or from the tick before; where spot was before the first of all ticks nobody saw
+            since_ts = max(before.ts, session.open_ts) if before.ts else ts
             time_s[strike] = time_s.get(strike, 0.0) + min(max(ts - since_ts, 0.0), LONGEST_STEP_S)
         return replace(before, ts=ts, time_s=time_s, volume={**before.volume, **volume})
 

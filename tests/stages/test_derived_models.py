@@ -139,6 +139,10 @@ def test_the_trail_keeps_the_last_120_points() -> None:
     assert trail[0][0] == 30.0 * 80
 
 
+def test_a_clock_that_was_set_back_takes_its_points_along() -> None:
+    assert extended([[30.0, 0.0, 0.0], [9000.0, 0.0, 0.0]], [70.0, 1.0, 2.0]) == [[30.0, 0.0, 0.0], [70.0, 1.0, 2.0]]
+
+
 @given(st.lists(st.integers(0, 400), max_size=60))
 def test_the_same_point_once_more_changes_nothing(seconds: list[int]) -> None:
     trail: list[list[float]] = []

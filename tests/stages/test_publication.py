@@ -152,7 +152,7 @@ def test_the_best_of_the_minute_before_is_an_input_of_the_next() -> None:
 def test_the_trail_and_the_session_grow_with_market_time() -> None:
     trail, profile, _ = memory_of(ticked(opened(), 0, 10, 20, 30, 40))
     assert [point[0] - START for point in trail] == [0, 30]
-    assert profile["time:6900000"] == "100.0"  # a minute for the first tick of the session, then 40 seconds
+    assert profile["time:6900000"] == "40.0"
     assert profile["volume:6900000"] == "100.0"  # of a call and a put
 
 
@@ -230,5 +230,5 @@ def test_of_two_consumers_that_read_the_same_memory_the_later_one_reads_again() 
     assert isinstance(outcomes[0], Applied)
     assert isinstance(outcomes[1], Refused)
     pipeline.finish(StageName.MODELS, source, [entries[1]])
-    assert memory_of(pipeline)[1]["time:6900000"] == "62.0"
+    assert memory_of(pipeline)[1]["time:6900000"] == "2.0"
     assert models_of(pipeline)["gex"]["tick"] == 3

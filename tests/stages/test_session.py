@@ -28,8 +28,8 @@ def after(*ticks: tuple[float, float | None], profile: SessionProfile | None = N
 
 
 def test_time_goes_to_the_strike_spot_is_within_half_a_step_of() -> None:
-    profile = after((OPEN, 100.0), (OPEN + 1, 98.8), (OPEN + 2, 98.7), (OPEN + 4, 103.0))
-    assert profile.time_s == {100_000: 1.0, 97_500: 1.0, 105_000: 2.0}
+    profile = after((OPEN, 100.0), (OPEN + 1, 98.7), (OPEN + 2, 98.7), (OPEN + 4, 103.0))
+    assert profile.time_s == {100_000: 0.0, 97_500: 2.0, 105_000: 2.0}
 
 
 def test_halfway_between_two_strikes_the_lower_one_has_it() -> None:
@@ -44,7 +44,7 @@ def test_beyond_the_outermost_strikes_the_step_goes_on(spot: float, strikes: lis
 
 def test_ticks_far_apart_count_for_a_minute() -> None:
     profile = after((NOON, 100.0), (NOON + 3600, 100.0))
-    assert profile.time_s == {100_000: 120.0}
+    assert profile.time_s == {100_000: 60.0}
 
 
 def test_without_spot_or_strikes_no_strike_is_visited() -> None:
@@ -57,6 +57,10 @@ def test_outside_the_session_nothing_is_gathered() -> None:
     for ts in (OPEN - 1, CLOSE, CLOSE + 3600):
         profile = SessionProfile().at_tick(ts, 100.0, STRIKES, {100_000: 5.0})
         assert (profile.time_s, profile.volume, profile.ts) == ({}, {}, ts)
+
+
+def test_before_the_first_tick_nobody_saw_where_spot_was() -> None:
+    assert after((NOON, 100.0)).time_s == {100_000: 0.0}
 
 
 def test_time_before_the_open_does_not_count() -> None:
