@@ -2,9 +2,9 @@
 
 All boards are up at once and take turns, event by event, so that a slow second of the machine is everybody's. An event
 is one frame with one quote of a listed contract, taken through staging, calculate and models against the server: read,
-load, step, commit, to the published diff. Boards grow in two ways. By expirations, as real ones do: recorded chains have
-256 to 455 contracts a plane on average, however many there are in all. By strikes, five planes that widen to 4,000
-contracts each: there the event pays for reading a plane's tiles whole, about 1 MB (ADR 0006).
+load, step, commit, to the published diff. Boards grow in two ways. By expirations, as real ones do: recorded chains
+have 256 to 455 contracts a plane on average, however many there are in all. By strikes, five planes that widen to
+4,000 contracts each: there the event pays for reading a plane's tiles whole, about 1 MB (ADR 0006).
 """
 
 from __future__ import annotations
