@@ -54,7 +54,7 @@ from contracts.commit import (
     watermark_field,
 )
 from contracts.planes import QUOTE_DIRTY_BYTES, STAMP_BYTES
-from contracts.ports import CountExisting, GetFields, GetHead, GetItems, GetValue, Read
+from contracts.ports import Backlog, CountExisting, GetBacklog, GetFields, GetHead, GetItems, GetValue, Read
 
 _STAMP = struct.Struct("<qiiq")
 
@@ -65,7 +65,10 @@ def _bytes(value: Scalar) -> bytes:
 
 
 class MemoryStore:
-    """Keys and values; `streams` keeps what was emitted, in order, as (type of fields) dicts."""
+    """Keys and values; `streams` keeps what was emitted, in order, as (type of fields) dicts.
+
+    It has no groups: what waits on a stream is what `backlogs` is told.
+    """
 
     def __init__(self) -> None:
         self.strings: dict[str, bytearray] = {}
@@ -74,6 +77,7 @@ class MemoryStore:
         self.scores: dict[str, dict[str, float]] = {}
         self.lists: dict[str, list[str]] = {}
         self.streams: dict[str, list[dict[str, bytes]]] = {}
+        self.backlogs: dict[str, Backlog] = {}
         self._merged = 0
 
     # --- reading (contracts.ports.Reader)
@@ -103,6 +107,8 @@ class MemoryStore:
                 return items[start:] if stop == -1 else items[start : stop + 1]
             case CountExisting(keys):
                 return sum(self.exists(key) for key in keys)
+            case GetBacklog(stream):
+                return self.backlogs.get(stream, Backlog())
 
     def exists(self, key: str) -> bool:
         """Whether a key holds anything."""

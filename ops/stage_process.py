@@ -191,6 +191,7 @@ async def _ending_all(part: Work, stop: asyncio.Event) -> None:
 
 async def apply_tick(broker: Broker, ticker: Ticker, lease: str, owner: str) -> None:
     """Load, step and commit one tick; a refusal means that the lease or the epoch is another's now."""
+    now_ts = time()  # before the load: a frame that arrives meanwhile is not taken for processed
     state = await ticker.load(broker)
-    for commit in ticker.step(state, time(), lease, owner):
+    for commit in ticker.step(state, now_ts, lease, owner):
         await broker.commit(commit)

@@ -13,7 +13,7 @@ from functools import lru_cache
 import msgspec
 import numpy as np
 
-from contracts.clock import MarketClock, decode_clock
+from contracts.clock import MarketClock, decode_clock, encode_clock
 from contracts.commit import (
     Commit,
     Emit,
@@ -31,7 +31,8 @@ from contracts.job import Job, decode_job
 from contracts.keys import Keys, Layer
 from contracts.messages import ChainFetch, PlaneComputed, PlaneDirty, Tick, encode
 from contracts.planes import QUOTE_ROW, UNKNOWN, unpack_header, unpack_rows
-from contracts.ports import GetFields, GetValue, Offload, Reader, inline
+from contracts.ports import Backlog, GetBacklog, GetFields, GetValue, Offload, Reader, inline
+from contracts.topology import STREAMS
 from contracts.versions import Versions, complete_to
 from stages.staging.board import Board, BoardCache
 from stages.staging.records import SUBSTRATE_LAYERS
@@ -67,6 +68,7 @@ class TickState:
     quotes: tuple[bytes | None, ...]  # per plane of the board
     prices: bytes  # those quotes as the JSON of the heatmap snapshot's planes
     watermark: float
+    backlogs: Mapping[str, Backlog]  # by name of the stream
 
     @property
     def number(self) -> int:
@@ -83,17 +85,19 @@ class Ticker:
         self._settings = settings
         self._offload = offload
         self._cache = BoardCache(keys, keep=4)
+        self._streams = {row.name: (row.key(keys, symbol), row.group) for row in STREAMS if row.group is not None}
 
     async def load(self, reader: Reader) -> TickState:
         """Read the active epoch and everything the tick records."""
         keys, symbol = self._keys, self._symbol
-        active, clock, spot, job, tick, watermark = await reader.read(
+        active, clock, spot, job, tick, watermark, *backlogs = await reader.read(
             GetFields(keys.active(symbol)),
             GetValue(keys.clock(symbol)),
             GetValue(keys.spot(symbol)),
             GetFields(keys.job(symbol)),
             GetFields(keys.tick(symbol)),
             GetFields(keys.watermark(symbol)),
+            *(GetBacklog(stream, keys.parked(stream), group) for stream, group in self._streams.values()),
         )
         assert isinstance(active, dict) and isinstance(job, dict) and isinstance(tick, dict)
         assert isinstance(watermark, dict)
@@ -126,6 +130,7 @@ class Ticker:
             tuple(quotes),
             prices,
             float(watermark.get(b"ts", b"0")),
+            dict(zip(self._streams, backlogs, strict=True)),  # type: ignore[arg-type]
         )
 
     async def _board(self, reader: Reader, epoch: str | None) -> Board | None:
@@ -137,11 +142,15 @@ class Ticker:
         return self._cache.get(epoch) or self._cache.put(epoch, listing)
 
     def step(self, state: TickState, now_ts: float, lease: str, owner: str) -> list[Commit]:
-        """The commits of one tick at receive time `now_ts`."""
+        """The commits of one tick at receive time `now_ts`, taken before the load: what arrived later is not in."""
         ours = ValueIs(lease, owner)
         whole = state.board is not None and bool(state.versions.fields) and None not in state.quotes
         writes: list[Write] = [*self._ticket(state, now_ts, rebuild=state.epoch is not None and not whole)]
-        facts: dict[str, Scalar] = {"ts": now_ts}
+        facts: dict[str, Scalar] = {
+            "ts": now_ts,
+            "feed_ts": feed_ts(state, now_ts),
+            "clock": encode_clock(state.clock),
+        }
         commits: list[Commit] = []
         guards: tuple[Guard, ...] = (ours,)
         if whole and state.board is not None:
@@ -271,6 +280,13 @@ class Ticker:
             reasons.append("persistently dirty")
         status = "ok" if not reasons else "down" if state.board is None else "degraded"
         return json.dumps({"status": status, "reasons": reasons}).encode()
+
+
+def feed_ts(state: TickState, now_ts: float) -> float:
+    """Receive time up to which frames are processed: now if none waits, else the watermark. It never steps back."""
+    if not state.backlogs["ws"].waiting_id:
+        return now_ts
+    return max(float(state.tick.get(b"feed_ts", b"0")), state.watermark)
 
 
 def epoch_keys(board: Board) -> list[str]:

@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
-from contracts.clock import MarketClock, encode_clock
+from contracts.clock import MarketClock, decode_clock, encode_clock
 from contracts.commit import Applied, Commit, Renew, SetFields, SetValue, ValueIs
 from contracts.job import LOST_AFTER_S
 from contracts.messages import ChainFetch, PlaneComputed, PlaneDirty, Tick
+from contracts.ports import Backlog
 from contracts.symbology import CALL, PUT
 from contracts.topology import StageName
 from tests.leaks import EXPIRING, rows_of
@@ -71,6 +72,29 @@ def test_the_moment_is_on_the_market_clock() -> None:
     pipeline.store.commit(Commit(writes=(SetValue(pipeline.keys.clock("SPX"), encode_clock(clock)),)))
     pipeline.tick(NOW + 3)
     assert ticks(pipeline)[0]["market_ts"] == 1_700_000_030.0
+
+
+def waiting(pipeline: Pipeline, ts: float | None) -> None:
+    """The oldest frame that waits for staging was received at `ts`; None: no frame waits."""
+    stream = pipeline.keys.ws_stream("SPX")
+    pipeline.store.backlogs[stream] = Backlog("1-0", ts) if ts is not None else Backlog()
+
+
+def test_the_tick_records_the_clock_and_up_to_when_frames_are_processed() -> None:
+    """With nothing waiting that is now; else the watermark, and never less than what was said before."""
+    pipeline = computed()
+    clock = MarketClock(receive_ts=NOW, market_ts=1_700_000_000.0, rate=10.0)
+    pipeline.store.commit(Commit(writes=(SetValue(pipeline.keys.clock("SPX"), encode_clock(clock)),)))
+    told = []
+    for second, oldest in enumerate((None, NOW + 0.5, NOW + 0.5, None)):
+        if second == 2:
+            pipeline.feed(frame(quote(cid_of(6900), 9.0, 9.5, NOW_MS), ts=NOW + 0.25))
+            pipeline.run()
+        waiting(pipeline, oldest)
+        pipeline.tick(NOW + second)
+        told.append(float(pipeline.fields(pipeline.keys.tick("SPX"))["feed_ts"]))
+    assert told == [NOW, NOW, NOW + 0.25, NOW + 3]
+    assert decode_clock(pipeline.fields(pipeline.keys.tick("SPX"))["clock"].encode()) == clock
 
 
 def test_ticks_are_numbered_over_epochs() -> None:
