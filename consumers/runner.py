@@ -14,7 +14,7 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable, Coroutine, Hashable, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import time
 from typing import Any, TypeAlias, TypeVar
 
@@ -272,10 +272,11 @@ class Runner:
         return entries, False
 
     def _journaled(self, commit: Commit) -> Commit:
-        if not self._journal or not commit.acknowledges:
+        effective = (*commit.acknowledges, *(commit.holds if commit.decides else ()))
+        if not self._journal or not effective:
             return commit
         by_stream: dict[str, list[str]] = {}
-        for entry in commit.acknowledges:
+        for entry in effective:
             by_stream.setdefault(entry.stream, []).append(entry.id)
         record: list[Emit] = [
             Emit(
@@ -284,7 +285,7 @@ class Runner:
             )
             for stream, ids in by_stream.items()
         ]
-        return Commit(commit.acknowledges, commit.guards, (*commit.writes, *record), commit.holds)
+        return replace(commit, writes=(*commit.writes, *record))
 
     async def _park(self, entry: EntryId, fields: dict[bytes, bytes], error: DataError) -> None:
         """Move an entry nobody can use aside, with the reason, in the commit that acknowledges it."""

@@ -348,6 +348,8 @@ class Commit:
     writes: tuple[Write, ...] = ()
     # entries that must still be owned although this commit does not acknowledge them yet (chunks of a promotion)
     holds: tuple[EntryId, ...] = field(default=())
+    # the entries held take effect with this commit, although they are acknowledged later: the journal's order
+    decides: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,14 +41,12 @@ GUARDS = frozenset({"FieldIs", "FieldBelow", "ValueIs", "KeysExist", "StartsWith
 SCRIPT_TESTS = ("tests/consumers/test_commit_server.py", "tests/consumers/test_commit.py")
 REFUSALS = "tests/stages/test_refusals.py"
 STEP_TESTS: dict[str, tuple[str, ...]] = {
-    "stages/massive/fetch.py": ("tests/stages/massive/test_fetch.py",),
-    "stages/staging/chain.py": (REFUSALS, "tests/stages/staging/test_chain.py"),
-    "stages/staging/hydrate.py": (REFUSALS, "tests/stages/staging/test_hydrate.py"),
-    "stages/staging/tick.py": (REFUSALS, "tests/stages/staging/test_tick.py"),
-    "stages/calculate/stage.py": (REFUSALS,),
-    "stages/calculate/layers.py": (REFUSALS,),
-    "stages/models/stage.py": (REFUSALS,),
+    "massive": ("tests/stages/massive/test_fetch.py",),
+    "staging": (REFUSALS, "tests/stages/staging"),
+    "calculate": (REFUSALS,),
+    "models": (REFUSALS,),
 }
+LEFT_OUT = "tests/stages/staging/test_state_machine.py"  # it would notice too, but takes half a minute
 
 
 @dataclass(frozen=True)
@@ -106,9 +104,7 @@ def step_mutants() -> Iterator[Mutant]:
     for path, tree in trees.items():
         source = (ROOT / path).read_text()
         for function, site in _sites(tree, makers):
-            tests = STEP_TESTS.get(path)
-            if tests is None:
-                raise SystemExit(f"check-guards: no tests are named for the guards of {path}: add them to STEP_TESTS")
+            tests = STEP_TESTS[Path(path).parts[1]]
             told = " ".join((ast.get_source_segment(source, site) or "").split())
             yield Mutant(path, f"line {site.lineno} {function}: {told}", _without(source, site), tests)
 
@@ -175,7 +171,7 @@ def copies(count: int) -> Iterator[list[Path]]:
 def run_tests(tree: Path, tests: Sequence[str]) -> str:
     """Run tests in a copy until one fails; the one that failed, or nothing."""
     command = [sys.executable, "-B", "-m", "pytest", "-x", "-q", "--tb=no", "-rfE", "-p", "no:cacheprovider"]
-    command += ["--hypothesis-profile=quick", *tests]
+    command += ["--hypothesis-profile=quick", f"--ignore={LEFT_OUT}", *tests]
     environment = {**os.environ, "PYTHONPATH": str(tree)}
     try:
         done = subprocess.run(
