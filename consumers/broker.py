@@ -13,7 +13,19 @@ from redis.exceptions import NoScriptError, ResponseError
 from consumers.clients import BLOCK_MS, connect, connect_reader, faults_named, uninterrupted
 from consumers.encoding import encode_commit
 from contracts.commit import Applied, Commit, Lost, Outcome, Refused
-from contracts.ports import Backlog, CountExisting, GetBacklog, GetFields, GetHead, GetItems, GetValue, Read
+from contracts.ports import (
+    Backlog,
+    CountExisting,
+    GetBacklog,
+    GetFields,
+    GetHead,
+    GetItems,
+    GetMemoryPolicy,
+    GetQuantiles,
+    GetValue,
+    Quantiles,
+    Read,
+)
 
 FIRST = "0"
 
@@ -214,15 +226,6 @@ class Broker:
         with faults_named(self._url):
             await uninterrupted(self._client.hdel(key, field))
 
-    async def server_memory_policy(self) -> str:
-        """`maxmemory-policy`; anything but noeviction may delete our keys. Empty if the server will not say."""
-        try:
-            with faults_named(self._url):
-                reply: dict[str, str] = await uninterrupted(self._client.config_get("maxmemory-policy"))
-        except ResponseError:
-            return ""
-        return reply.get("maxmemory-policy", "")
-
 
 def _read_of(read: Read) -> tuple[tuple[str, ...], str]:
     """The keys of a read and how `lua/read.lua` names it."""
@@ -239,6 +242,10 @@ def _read_of(read: Read) -> tuple[tuple[str, ...], str]:
             return keys, f"exists:{len(keys)}"
         case GetBacklog(stream, parked, group):
             return (stream, parked), f"backlog:{group}"
+        case GetQuantiles(key):
+            return (key,), "quantiles"
+        case GetMemoryPolicy():
+            return (), "policy"
 
 
 def _reply_of(read: Read, reply: Any) -> object:
@@ -247,6 +254,10 @@ def _reply_of(read: Read, reply: Any) -> object:
             return _fields(reply)
         case GetBacklog():
             return _backlog(reply)
+        case GetQuantiles():
+            return Quantiles(reply[0], *(float(score) for score in reply[1:])) if reply else None
+        case GetMemoryPolicy():
+            return reply.decode()
         case _:
             return reply
 

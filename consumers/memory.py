@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Mapping
+from math import ceil
 from typing import Any
 
 import numpy as np
@@ -54,7 +55,19 @@ from contracts.commit import (
     watermark_field,
 )
 from contracts.planes import QUOTE_DIRTY_BYTES, STAMP_BYTES
-from contracts.ports import Backlog, CountExisting, GetBacklog, GetFields, GetHead, GetItems, GetValue, Read
+from contracts.ports import (
+    Backlog,
+    CountExisting,
+    GetBacklog,
+    GetFields,
+    GetHead,
+    GetItems,
+    GetMemoryPolicy,
+    GetQuantiles,
+    GetValue,
+    Quantiles,
+    Read,
+)
 
 _STAMP = struct.Struct("<qiiq")
 
@@ -109,6 +122,10 @@ class MemoryStore:
                 return sum(self.exists(key) for key in keys)
             case GetBacklog(stream):
                 return self.backlogs.get(stream, Backlog())
+            case GetQuantiles(key):
+                return _quantiles(sorted(self.scores.get(key, {}).values()))
+            case GetMemoryPolicy():
+                return "noeviction"
 
     def exists(self, key: str) -> bool:
         """Whether a key holds anything."""
@@ -294,6 +311,13 @@ class MemoryStore:
             self._mark(write.marks, dirty=False)
         if write.ahead and following == before < write.to:
             self._emit(write.ahead.stream, write.ahead.fields)
+
+
+def _quantiles(scores: list[float]) -> Quantiles | None:
+    if not scores:
+        return None
+    ranks = (ceil(share * len(scores)) - 1 for share in (0.5, 0.99, 1.0))
+    return Quantiles(len(scores), *(scores[rank] for rank in ranks))
 
 
 def _newer(record: bytes, stored: bytes) -> bool:

@@ -74,7 +74,31 @@ class Backlog:
     parked: int = 0
 
 
-Read: TypeAlias = GetValue | GetHead | GetFields | GetItems | CountExisting | GetBacklog
+@dataclass(frozen=True, slots=True)
+class GetQuantiles:
+    """Median, 99th percentile and largest of the scores of a ZSET -> `Quantiles`, or None if it is empty."""
+
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class Quantiles:
+    """Of so many samples, by nearest rank."""
+
+    count: int
+    p50: float
+    p99: float
+    max: float
+
+
+@dataclass(frozen=True, slots=True)
+class GetMemoryPolicy:
+    """The server's `maxmemory-policy` -> str; anything but `noeviction` may delete our keys."""
+
+
+Read: TypeAlias = (
+    GetValue | GetHead | GetFields | GetItems | CountExisting | GetBacklog | GetQuantiles | GetMemoryPolicy
+)
 
 
 class Reader(Protocol):

@@ -1,6 +1,6 @@
 -- Several reads at one moment, in one round trip. ARGV names a read for each of the next keys:
--- 'get', 'head:SIZE', 'hgetall', 'lrange:FIRST:LAST', 'exists:COUNT' (takes COUNT keys), 'backlog:GROUP' (takes the
--- stream and its parked stream).
+-- 'get', 'head:SIZE', 'hgetall', 'lrange:FIRST:LAST', 'quantiles', 'backlog:GROUP' (takes the stream and its parked
+-- stream), 'exists:COUNT' (takes COUNT keys), 'policy' (takes none).
 local call = redis.call
 
 local function as_map(flat)
@@ -33,6 +33,18 @@ local function backlog(stream, parked, group)
   return reply
 end
 
+-- Replies { count, median, 99th percentile, largest } of the scores, by nearest rank; empty without scores.
+local function quantiles(key)
+  local count = call('ZCARD', key)
+  if count == 0 then return {} end
+  local reply = { count }
+  for i, share in ipairs({ 0.5, 0.99, 1 }) do
+    local rank = math.ceil(share * count) - 1
+    reply[i + 1] = call('ZRANGE', key, rank, rank, 'WITHSCORES')[2]
+  end
+  return reply
+end
+
 local replies, k = {}, 1
 for i = 1, #ARGV do
   local kind, first, last = ARGV[i]:match('^(%a+):?([^:]*):?([^:]*)$')
@@ -47,6 +59,11 @@ for i = 1, #ARGV do
   elseif kind == 'backlog' then
     replies[i] = backlog(KEYS[k], KEYS[k + 1], first)
     k = k + 1
+  elseif kind == 'quantiles' then
+    replies[i] = quantiles(KEYS[k])
+  elseif kind == 'policy' then
+    replies[i] = call('INFO', 'memory'):match('maxmemory_policy:(%S+)') or ''
+    k = k - 1
   else
     local found = 0
     for at = k, k + tonumber(first) - 1 do found = found + call('EXISTS', KEYS[at]) end

@@ -13,10 +13,22 @@ import structlog
 from consumers.broker import Broker
 from consumers.clients import hide_password
 from consumers.memory import MemoryStore
-from contracts.commit import AddMembers, Commit, EntryId, PushItem, SetFields, SetValue, Write
+from contracts.commit import AddMembers, AddScores, Commit, EntryId, PushItem, SetFields, SetValue, Write
 from contracts.errors import FatalError, TransientError
-from contracts.keys import Keys
-from contracts.ports import Backlog, CountExisting, GetBacklog, GetFields, GetHead, GetItems, GetValue, Read
+from contracts.keys import Keys, Stat
+from contracts.ports import (
+    Backlog,
+    CountExisting,
+    GetBacklog,
+    GetFields,
+    GetHead,
+    GetItems,
+    GetMemoryPolicy,
+    GetQuantiles,
+    GetValue,
+    Quantiles,
+    Read,
+)
 from ops.stage_process import warn_if_evicting
 from tests.waiting import wait_until_async
 
@@ -44,12 +56,14 @@ async def two(redis_url: str) -> AsyncIterator[Broker]:
 
 # --- reads: the server and its twin in memory answer alike
 
+SCORES, NO_SCORES = KEYS.latency(Stat.EPOCH, "SPX"), KEYS.latency(Stat.WS, "SPX")
 STATE: tuple[Write, ...] = (
     SetValue(KEYS.spot("SPX"), b"\x000123456789"),
     SetFields(KEYS.job("SPX"), {"a": 1, "b": b"\xff"}),
     PushItem(KEYS.timeline("SPX"), "old", 9),
     PushItem(KEYS.timeline("SPX"), "new", 9),
     AddMembers(KEYS.dirty("SPX"), ("x",)),
+    AddScores(SCORES, {str(number): number / 4 for number in range(1, 201)}, 60_000),
 )
 VALUE, FIELDS, ITEMS, SET = KEYS.spot("SPX"), KEYS.job("SPX"), KEYS.timeline("SPX"), KEYS.dirty("SPX")
 ABSENT = KEYS.tick("SPX")
@@ -69,6 +83,10 @@ READS: list[tuple[Read, object]] = [
     (GetItems(ABSENT, 0, -1), []),
     (CountExisting((VALUE, FIELDS, ABSENT, SET, VALUE)), 4),
     (CountExisting(()), 0),
+    (GetMemoryPolicy(), "noeviction"),
+    (GetQuantiles(SCORES), Quantiles(200, 25.0, 49.5, 50.0)),
+    (GetQuantiles(NO_SCORES), None),
+    (GetValue(VALUE), b"\x000123456789"),
 ]
 
 
@@ -336,10 +354,6 @@ async def test_entries_can_be_read_by_several_sources_at_once(one: Broker) -> No
 )
 def test_urls_are_shown_without_login(url: str, shown: str) -> None:
     assert hide_password(url) == shown
-
-
-async def test_the_memory_policy_of_the_server_is_known(one: Broker) -> None:
-    assert await one.server_memory_policy() == "noeviction"
 
 
 async def test_a_server_that_may_evict_keys_is_told_about(one: Broker, redis_url: str) -> None:

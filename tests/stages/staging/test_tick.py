@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from copy import deepcopy
+from datetime import datetime
 from typing import Any
 
 import pytest
@@ -12,9 +12,10 @@ import pytest
 from contracts.clock import MarketClock, decode_clock, encode_clock
 from contracts.commit import Applied, Commit, Renew, SetFields, SetValue, ValueIs
 from contracts.job import LOST_AFTER_S
+from contracts.keys import Stat
 from contracts.messages import ChainFetch, PlaneComputed, PlaneDirty, Tick
 from contracts.ports import Backlog
-from contracts.symbology import CALL, PUT
+from contracts.symbology import CALL, NEW_YORK, PUT
 from contracts.topology import StageName
 from tests.leaks import EXPIRING, rows_of
 from tests.pipeline import EXPIRATION, LATER, NOW, Pipeline, chain_rows, cid_of, drive, frame, quote
@@ -191,6 +192,79 @@ def test_a_fetch_that_makes_progress_is_not_lost() -> None:
     assert tickets(pipeline) == []
 
 
+def silent_since(pipeline: Pipeline, ts: float) -> None:
+    """The newest option event was received at `ts`."""
+    pipeline.store.commit(Commit(writes=(SetFields(pipeline.keys.feed("SPX"), {"event_ts": ts}),)))
+
+
+def test_a_silence_asks_for_a_chain_once_as_soon_as_it_passes_the_threshold() -> None:
+    pipeline = computed()
+    silent_since(pipeline, NOW)
+    for second in (1, 5, 6, 7, 8):
+        pipeline.tick(NOW + second)
+        assert tickets(pipeline) == ([(1, "dormancy")] if second > 5 else [])
+        job(pipeline, ticket=0)  # it was fetched
+
+
+def test_the_next_silence_asks_again() -> None:
+    pipeline = computed()
+    silent_since(pipeline, NOW)
+    pipeline.tick(NOW + 6)
+    job(pipeline, ticket=0)
+    silent_since(pipeline, NOW + 7)
+    pipeline.tick(NOW + 8)
+    pipeline.tick(NOW + 13)
+    assert tickets(pipeline) == [(1, "dormancy"), (2, "dormancy")]
+
+
+def test_frames_that_wait_are_no_silence() -> None:
+    pipeline = computed()
+    silent_since(pipeline, NOW)
+    waiting(pipeline, None)
+    pipeline.tick(NOW + 1)
+    waiting(pipeline, NOW + 2)
+    pipeline.tick(NOW + 60)
+    assert tickets(pipeline) == []
+
+
+def test_a_silence_during_a_fetch_asks_for_another_after_it() -> None:
+    pipeline = computed()
+    silent_since(pipeline, NOW)
+    job(pipeline, ticket=3, last_ticket=3, issued_ts=NOW)
+    pipeline.tick(NOW + 6)
+    assert (tickets(pipeline), pipeline.fields(pipeline.keys.job("SPX"))["again"]) == ([], "dormancy")
+    job(pipeline, ticket=0)
+    pipeline.tick(NOW + 7)
+    assert tickets(pipeline) == [(4, "dormancy")]
+
+
+@pytest.mark.parametrize(
+    ("root", "hour", "minute"), [("SPX", 9, 30), ("SPXW", 16, 0)], ids=["at the open", "at the close"]
+)
+def test_the_first_tick_after_a_settlement_asks_for_a_chain_once(root: str, hour: int, minute: int) -> None:
+    settled = datetime.fromisoformat(EXPIRATION).replace(hour=hour, minute=minute, tzinfo=NEW_YORK).timestamp()
+    pipeline = Pipeline()
+    pipeline.fetch(1, {EXPIRATION: chain_rows(FEW, root=root), LATER: chain_rows(FEW, LATER)}, ts=settled - 60)
+    pipeline.run()
+    job(pipeline, not_before_ts=settled + 1e6)
+    silent_since(pipeline, settled - 2)
+    asked = []
+    for second in (-1.0, -0.1, 0.0, 1.0, 2.0):
+        pipeline.tick(settled + second)
+        asked.append(tickets(pipeline))
+        job(pipeline, ticket=0)
+    assert asked == [[], [], [(1, "settlement")], [(1, "settlement")], [(1, "settlement")]]
+
+
+def test_a_ticket_that_replaces_a_lost_one_keeps_the_time_of_the_question() -> None:
+    pipeline = computed()
+    job(pipeline, again="gap")
+    pipeline.tick(NOW)
+    pipeline.tick(NOW + LOST_AFTER_S + 1)
+    found = pipeline.fields(pipeline.keys.job("SPX"))
+    assert (float(found["issued_ts"]), float(found["asked_ts"])) == (NOW + LOST_AFTER_S + 1, NOW)
+
+
 @pytest.mark.parametrize("lost", ["listing", "versions", "quotes"])
 def test_an_epoch_whose_keys_are_gone_is_rebuilt_at_once(lost: str) -> None:
     pipeline = computed()
@@ -336,31 +410,18 @@ def test_a_quiet_board_is_not_flagged() -> None:
     assert flags(pipeline) == (0, 0)
 
 
-def test_a_board_that_is_stuck_is_told_by_health() -> None:
+# --- figures
+
+
+def test_promotions_of_the_last_minute_are_counted() -> None:
     pipeline = computed()
-    pipeline.feed(frame(quote(cid_of(6900), 9.0, 9.5, NOW_MS)))
-    pipeline.run(StageName.STAGING)
+    for number, strike in enumerate((6870, 6875, 6880), 2):
+        pipeline.fetch(number, {EXPIRATION: chain_rows(range(strike, 6915, 5))}, ts=NOW + 20 * number)
     told = []
-    for second in range(5):
+    for second in (81, 101, 141):
         pipeline.tick(NOW + second)
-        told.append(json.loads(bytes(pipeline.store.strings[pipeline.keys.health("SPX")])))
-    assert told[0] == {"status": "ok", "reasons": []}
-    assert told[-1] == {"status": "degraded", "reasons": ["persistently dirty"]}
-
-
-def test_an_old_snapshot_is_told_by_health(settings_for: Callable[..., Any]) -> None:
-    pipeline = computed()
-    pipeline.tick(NOW + 31)
-    found = json.loads(bytes(pipeline.store.strings[pipeline.keys.health("SPX")]))
-    assert found == {"status": "degraded", "reasons": ["chain snapshot is 31 s old"]}
-
-
-def test_missing_expirations_are_told_by_health() -> None:
-    pipeline = computed()
-    pipeline.fetch(2, {EXPIRATION: chain_rows(FEW)}, failed=[LATER], ts=NOW)
-    pipeline.tick(NOW)
-    found = json.loads(bytes(pipeline.store.strings[pipeline.keys.health("SPX")]))
-    assert found["reasons"] == [f"expirations missing from the last fetch: {LATER}"]
+        told.append(pipeline.fields(pipeline.keys.analytics(Stat.EPOCH, "SPX"))["promotions_per_min:SPX"])
+    assert told == ["3", "2", "0"]
 
 
 # --- the prices of the board
