@@ -16,7 +16,6 @@ from stages.models.stage import build_stage as build_models
 from stages.staging.chain import ChainSettings
 from stages.staging.dormancy import DormancySettings
 from stages.staging.health import HealthSettings
-from stages.staging.dormancy import DormancySettings
 from stages.staging.hydrate import HydrateSettings
 from stages.staging.stage import build_stage as build_staging
 from stages.staging.tick import Ticker, TickSettings

@@ -8,7 +8,7 @@ from contracts.commit import EpochMarks, Flag, KeysExist, Merge, MergeRow
 from contracts.geometry import Geometry, Plane, decode_geometry
 from contracts.keys import Keys, Layer
 from contracts.messages import PlaneDirty, encode
-from stages.staging.records import Record
+from stages.staging.records import SUBSTRATE_LAYERS, Record
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,12 +32,26 @@ class Board:
             cid: Seat(plane, row, keys.contract(epoch, cid)) for cid, (plane, row) in geometry.row_of.items()
         }
         self.versions = keys.versions(epoch)
+        self.layers = tuple((plane.id, layer) for plane in geometry.planes for layer in SUBSTRATE_LAYERS)
+        self.layer_keys = tuple(self.layer_key(plane, layer) for plane, layer in self.layers)
         self.marks = EpochMarks(keys.dirty(self.symbol), keys.clean(self.symbol), epoch)
         self._flags = {plane.id: self._flag(plane) for plane in geometry.planes}
 
     def _flag(self, plane: Plane) -> Flag:
         message = PlaneDirty(self.symbol, self.epoch, plane.id)
         return Flag(self.keys.epoch_stream(self.symbol), encode(message))
+
+    @property
+    def substrate_keys(self) -> tuple[str, ...]:
+        """Every key that staging writes of an epoch and renews while it is active."""
+        return (
+            self.keys.listing(self.epoch),
+            self.versions,
+            self.keys.had_ws_updates(self.epoch),
+            *(self.keys.geometry(self.epoch, expiration) for expiration in self.geometry.expirations),
+            *self.layer_keys,
+            *(seat.contract_key for seat in self.seats.values()),
+        )
 
     def flag(self, plane: str) -> Flag:
         """The dirty flag of a plane."""

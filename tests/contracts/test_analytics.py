@@ -83,8 +83,9 @@ def test_a_truncated_blob_is_refused(length: int) -> None:
 
 
 def test_negative_sizes_are_refused_even_where_they_add_up() -> None:
-    rows, cells = -2, 23  # 16 bytes a cell, so many that both sizes cancel out
-    assert 2 * (QUOTE_ROW.itemsize + CHAIN_ROW.itemsize + EXPOSURE_ROW.itemsize) == 16 * cells
+    row_bytes = QUOTE_ROW.itemsize + CHAIN_ROW.itemsize + EXPOSURE_ROW.itemsize
+    rows, cells = -2, 2 * row_bytes // 16  # 16 bytes a cell, so many that both sizes cancel out
+    assert 2 * row_bytes == 16 * cells
     with pytest.raises(DataError, match="-2 contracts"):
         decode_cut(struct.pack("<qdqqq", 41, 12.5, rows, 3, cells))
 
