@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from consumers.memory import MemoryStore
-from contracts.commit import Applied, Commit, EntryId, SetValue
+from contracts.commit import Applied, Commit, EntryId, SetFields, SetValue
 from contracts.geometry import Geometry, decode_geometry
 from contracts.keys import Keys, Layer, Stat
 from contracts.messages import ChainCompleted
@@ -60,9 +60,9 @@ class Fold:
         self._keys = keys_of(settings)
         self._symbol = symbols[0]
         self._sources = {source.stream: source for source in pure_stage(StageName.STAGING, settings, symbols).sources}
-        clock = client.get(self._keys.clock(self._symbol))
+        clock = client.hget(self._keys.tick(self._symbol), "clock")
         if clock is not None:
-            self.store.commit(Commit(writes=(SetValue(self._keys.clock(self._symbol), clock),)))
+            self.store.commit(Commit(writes=(SetFields(self._keys.tick(self._symbol), {"clock": clock}),)))
 
     def run(self) -> MemoryStore:
         """Fold everything the journal names."""

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from contracts.commit import EpochMarks, Flag, KeysExist, Merge, MergeRow
 from contracts.geometry import Geometry, Plane, decode_geometry
 from contracts.keys import Keys, Layer
 from contracts.messages import PlaneDirty, encode
+from contracts.ports import CountExisting, Reader
 from stages.staging.records import SUBSTRATE_LAYERS, Record
+
+EXIST_KEYS = 1000  # keys looked for in one read
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +89,16 @@ class Board:
             names[merge.layer] = None
             names.update((row.contract_key, None) for row in merge.rows)
         return KeysExist(tuple(names))
+
+
+async def keys_exist(reader: Reader, names: Sequence[str]) -> bool:
+    """Whether all of many keys exist; asked in parts, so that no read blocks the server for long."""
+    for first in range(0, len(names), EXIST_KEYS):
+        part = tuple(names[first : first + EXIST_KEYS])
+        (existing,) = await reader.read(CountExisting(part))
+        if existing != len(part):
+            return False
+    return True
 
 
 class BoardCache:

@@ -32,11 +32,11 @@ from contracts.geometry import Geometry, Listing, Plane, build_geometry
 from contracts.keys import Keys, Layer, Stat
 from contracts.messages import ChainCompleted, EpochForce, EpochPromoted, encode
 from contracts.planes import HEADER_BYTES
-from contracts.ports import CountExisting, GetFields, GetItems, Reader
+from contracts.ports import GetFields, GetItems, Reader
 from contracts.snapshot import ChainSnapshot, decode_snapshot
 from contracts.stage import Entry
 from contracts.symbology import ineligibility
-from stages.staging.board import Board, BoardCache
+from stages.staging.board import Board, BoardCache, keys_exist
 from stages.staging.dormancy import (
     Dormancy,
     DormancySettings,
@@ -73,8 +73,6 @@ ChainEntries: TypeAlias = "Sequence[Entry[ChainMessage]]"
 FetchEntries: TypeAlias = "Sequence[Entry[ChainCompleted]]"
 Blobs: TypeAlias = "dict[tuple[str, Layer], bytes]"  # (plane, layer) -> rows
 PlaneRecords: TypeAlias = "dict[str, list[tuple[int, Record]]]"
-
-EXIST_KEYS = 1000  # keys looked for in one read
 
 
 @dataclass(frozen=True)
@@ -429,16 +427,6 @@ async def _is_whole(reader: Reader, board: Board, blobs: Blobs) -> bool:
             if len(blobs.get((plane.id, layer), b"")) != HEADER_BYTES + len(plane.rows) * dtype.itemsize:
                 return False
     return await keys_exist(reader, board.substrate_keys)
-
-
-async def keys_exist(reader: Reader, names: Sequence[str]) -> bool:
-    """Whether all of many keys exist; asked in parts, so that no read blocks the server for long."""
-    for first in range(0, len(names), EXIST_KEYS):
-        part = tuple(names[first : first + EXIST_KEYS])
-        (existing,) = await reader.read(CountExisting(part))
-        if existing != len(part):
-            return False
-    return True
 
 
 # --- records

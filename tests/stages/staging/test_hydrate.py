@@ -203,6 +203,7 @@ def test_the_future_begins_at_the_recorded_market_clock_not_at_ours() -> None:
     pipeline = board()
     clock = MarketClock(receive_ts=NOW + 1e6, market_ts=NOW, rate=10.0)
     pipeline.store.commit(Commit(writes=(SetValue(pipeline.keys.clock("SPX"), encode_clock(clock)),)))
+    pipeline.tick(NOW + 1e6)
     pipeline.feed(frame(quote(CID, 9.9, 10.1, NOW_MS + 100_000), ts=NOW + 1e6 + 2))
     pipeline.run(StageName.STAGING)
     assert pipeline.contract(CID)["ts"] == "1768500050.000"  # 2 s at ten times the rate, and 30 s of tolerance
