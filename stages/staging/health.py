@@ -105,6 +105,11 @@ def _snapshot(state: TickState, now_ts: float, settings: HealthSettings) -> Iter
 
 
 def _expirations(state: TickState, now_ts: float, settings: HealthSettings) -> Iterator[Signal]:
+    since = json.loads(state.meta.get(b"failing_since") or b"{}")
+    failing = [name for name, since_ts in since.items() if now_ts - since_ts > settings.failing_s]
+    if failing:
+        told = f"expirations failing for more than {settings.failing_s:g} s: {', '.join(failing)}"
+        yield Signal("failing_expirations", len(failing), told)
     missing = [name for name in state.meta.get(b"failed_expirations", b"").decode().split(",") if name]
     if not missing:
         return

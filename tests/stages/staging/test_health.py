@@ -129,6 +129,16 @@ def test_missing_expirations_are_told() -> None:
     )  # fmt: skip
 
 
+def test_an_expiration_that_fails_for_longer_than_the_setting_is_told_again() -> None:
+    pipeline = healthy()
+    meta = pipeline.keys.meta(pipeline.active())
+    put(pipeline, meta, failing_since=json.dumps({LATER: NOW - 300, EXPIRATION: NOW - 10}), snapshot_ts=NOW)
+    assert health(pipeline)["status"] == "ok"
+    assert one_signal(health(pipeline, NOW + 1)) == (
+        "failing_expirations", 1, f"expirations failing for more than 300 s: {LATER}",
+    )  # fmt: skip
+
+
 # --- behind
 
 
