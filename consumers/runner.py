@@ -21,9 +21,9 @@ from typing import Any, TypeAlias, TypeVar
 import structlog
 
 from consumers.broker import Broker, RawEntry
-from contracts.commit import Applied, Commit, Emit, EntryId, Lost, Scalar
+from contracts.commit import Applied, Commit, Count, Emit, EntryId, FieldIs, Lost, Refused, Scalar
 from contracts.errors import DataError, FatalError, TransientError
-from contracts.keys import Keys
+from contracts.keys import Keys, Stat
 from contracts.stage import Entry, Source, Stage
 from contracts.topology import Retention
 
@@ -263,13 +263,27 @@ class Runner:
                     entries = [entry for entry in entries if entry.id not in done]
                 case Lost(owned):
                     self.activity.lost += 1
+                    await self._count_refusal(commit, outcome)
                     ours = {one for one in (*commit.acknowledges, *commit.holds) if one.id in owned}
                     concerned = {*commit.acknowledges, *commit.holds}
                     return [entry for entry in entries if entry.id not in concerned or entry.id in ours], True
                 case _:
                     self.activity.refused += 1
+                    await self._count_refusal(commit, outcome)
                     return entries, True
         return entries, False
+
+    async def _count_refusal(self, commit: Commit, outcome: Lost | Refused) -> None:
+        """Count what was refused because the board moved on; the commit itself wrote nothing, not even a count."""
+        active = self._keys.active(self._symbol)
+        if commit.holds:
+            name = "fences"  # part of a promotion: its builder was overtaken
+        elif isinstance(outcome, Refused) and isinstance(outcome.guard, FieldIs) and outcome.guard.key == active:
+            name = "stale_epoch_refusals"  # made for an epoch that is no longer the active one
+        else:
+            return
+        counts = Count(self._keys.analytics(Stat.EPOCH, self._symbol), {name: 1})
+        await self.broker.commit(Commit(writes=(counts,)))
 
     def _journaled(self, commit: Commit) -> Commit:
         effective = (*commit.acknowledges, *(commit.holds if commit.decides else ()))
