@@ -11,6 +11,7 @@ from time import sleep
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from contracts.errors import FatalError, MarketSwarmError
 from contracts.settings import WIDTHS_PREFIX, Settings, load_settings
@@ -33,6 +34,25 @@ parked_app = typer.Typer(
     help="Entries nobody could use: list them, show them, put them back.", no_args_is_help=True, rich_markup_mode=None
 )
 app.add_typer(parked_app, name="parked")
+
+
+class EpochsGroup(TyperGroup):
+    """`epochs` and `epochs SPX` are short for `epochs show` and `epochs show SPX`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Put `show` before what names no other command and asks for no help."""
+        if not args or args[0] not in (*self.commands, "--help"):
+            args = ["show", *args]
+        return super().parse_args(ctx, args)
+
+
+epochs_app = typer.Typer(
+    cls=EpochsGroup,
+    help="Epochs: show them (also without a command, or by symbol alone), compare two, force a new one.",
+    subcommand_metavar="[U] | COMMAND [ARGS]...",
+    rich_markup_mode=None,
+)
+app.add_typer(epochs_app, name="epochs")
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Attached = Annotated[bool, typer.Option(help="End when the process that started this one ends.", hidden=True)]
@@ -192,30 +212,6 @@ def status(as_json: AsJson = False) -> None:
 
 
 @app.command()
-def epochs(
-    symbol: Annotated[str | None, typer.Argument(metavar="[U]", help="One underlying. [default: all]")] = None,
-    everything: Annotated[bool, typer.Option("--all", help="The whole timeline, newest first.")] = False,
-    as_json: AsJson = False,
-    watch: Annotated[bool, typer.Option("--watch", help="Print again every two seconds until Ctrl-C.")] = False,
-) -> None:
-    """Print the active epoch of every symbol: age, dirty, dormant, forced, and what entered the models.
-
-    HEATMAP and GEX count the contracts that entered the latest published models; "-" where the models are of
-    another epoch.
-    """
-    from ops.epochs import epochs_table, read_epochs
-
-    settings = _joined_settings()
-    symbols = settings.massive_symbols if symbol is None else (_known(symbol, settings),)
-
-    def show() -> None:
-        rows = read_epochs(_redis_url(settings), settings, symbols, everything=everything)
-        print(json.dumps(rows) if as_json else epochs_table(rows), flush=True)
-
-    _repeat(show, 2.0 if watch else 0.0)
-
-
-@app.command()
 def audit(
     symbol: Annotated[str, typer.Argument(metavar="U", help="The underlying to audit.")],
     timeout: Annotated[float, typer.Option(help="Seconds within which everything must be comparable once.")] = 10.0,
@@ -270,6 +266,63 @@ def bench() -> None:
     from ops.bench import run_bench
 
     run_bench()
+
+
+# --- epochs
+
+
+@epochs_app.command("show")
+def epochs_show(
+    symbol: Annotated[str | None, typer.Argument(metavar="[U]", help="One underlying. [default: all]")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="The whole timeline, newest first.")] = False,
+    as_json: AsJson = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Print again every two seconds until Ctrl-C.")] = False,
+) -> None:
+    """Print the active epoch of every symbol: age, dirty, dormant, forced, and what entered the models.
+
+    HEATMAP and GEX count the contracts that entered the latest published models; "-" where the models are of
+    another epoch.
+    """
+    from ops.epochs import epochs_table, read_epochs
+
+    settings = _joined_settings()
+    symbols = settings.massive_symbols if symbol is None else (_known(symbol, settings),)
+
+    def show() -> None:
+        rows = read_epochs(_redis_url(settings), settings, symbols, everything=everything)
+        print(json.dumps(rows) if as_json else epochs_table(rows), flush=True)
+
+    _repeat(show, 2.0 if watch else 0.0)
+
+
+@epochs_app.command("diff")
+def epochs_diff(
+    before: Annotated[str, typer.Argument(metavar="A", help="An epoch id.")],
+    after: Annotated[str, typer.Argument(metavar="B", help="Another of the same symbol.")],
+    as_json: AsJson = False,
+) -> None:
+    """Print what changed from epoch A to epoch B: contracts added, dropped, and with other values, by plane.
+
+    Both must still have their contracts: those of a superseded epoch live for MASSIVE_EPOCH_TTL seconds.
+    """
+    from ops.epoch_diff import read_diff
+
+    settings = _joined_settings()
+    found = read_diff(_redis_url(settings), settings, before, after)
+    print(json.dumps(found.as_json()) if as_json else found.as_text())
+
+
+@epochs_app.command("force")
+def epochs_force(
+    symbol: Annotated[str, typer.Argument(metavar="U", help="The underlying.")],
+    timeout: Annotated[float, typer.Option(min=0, help="Seconds to wait for the new epoch; 0: do not.")] = 10.0,
+) -> None:
+    """Promote a new epoch over the same contracts, everything recomputed; prints its id."""
+    from ops.epoch_force import force_epoch
+
+    settings = _joined_settings()
+    epoch = force_epoch(_redis_url(settings), settings, _known(symbol, settings), timeout)
+    print(epoch or "ordered")
 
 
 # --- parked entries
