@@ -204,11 +204,9 @@ def status(as_json: AsJson = False) -> None:
     if as_json:
         print(json.dumps(found))
         return
-    from rich.console import Console
+    from ops.terminal import print_status
 
-    from ops.terminal import status_view
-
-    Console().print(status_view(found))
+    print_status(found)
 
 
 @app.command()

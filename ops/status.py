@@ -15,7 +15,7 @@ from contracts.clock import decode_clock
 from contracts.keys import Keys, Layer, Stat
 from contracts.planes import HEADER_BYTES, unpack_header
 from contracts.settings import Settings
-from contracts.topology import StageName, streams_of
+from contracts.topology import STREAMS, StageName, streams_of
 from ops.database import open_database
 from ops.wiring import keys_of, partitions
 
@@ -52,7 +52,14 @@ def read_status(redis_url: str, settings: Settings) -> Json:
         heartbeats = _heartbeats(database, keys)
         groups = {str(name): _group(database, settings, keys, name, heartbeats) for name in StageName}
         health = _health(database, keys, settings.massive_symbols)
-    return {"redis_url": hide_password(redis_url), "symbols": symbols, "groups": groups, "health": health}
+        foreign = list(_foreign_groups(database, keys, settings))
+    return {
+        "redis_url": hide_password(redis_url),
+        "symbols": symbols,
+        "groups": groups,
+        "foreign_groups": foreign,
+        "health": health,
+    }
 
 
 def read_updates(redis_url: str, settings: Settings) -> int:
@@ -158,6 +165,17 @@ def _part(database: Any, stream: str, group: str) -> _Part | None:
         raise
     delivered = rows[group]["last-delivered-id"].decode()
     return _Part(count_after(database, stream, delivered), rows[group]["pending"], found)
+
+
+def _foreign_groups(database: Any, keys: Keys, settings: Settings) -> Iterable[Json]:
+    """Groups on our streams that the topology does not name: nobody waits for them when entries are trimmed."""
+    for symbols in partitions(settings):
+        for row in STREAMS:
+            stream = row.key(keys, symbols[0])
+            for group in database.xinfo_groups(stream) if database.exists(stream) else ():
+                name = group["name"].decode()
+                if name != row.group:
+                    yield {"stream": stream, "group": name}
 
 
 def _consumers(parts: Iterable[_Part], heartbeats: Mapping[str, Json]) -> Iterable[Json]:
