@@ -23,7 +23,7 @@ Json = dict[str, Any]
 
 PAGE = 200
 AWAY_MS = 15_000  # a consumer that has not asked for work this long and owns none is not counted
-_SEVERITY = ("ok", "degraded", "down")
+SEVERITY = ("ok", "degraded", "down")
 
 # The age of the newest diff: found on the server, so that the models between two diffs need not travel.
 # KEYS[1]: the stream. Looks back over ARGV[1] entries.
@@ -223,7 +223,7 @@ def _health(database: Any, keys: Keys, symbols: Iterable[str]) -> Json | None:
     reports = {symbol: json.loads(body) for symbol, body in told.items() if body}
     if not reports:
         return None
-    worst = max((report["status"] for report in reports.values()), key=_SEVERITY.index)
+    worst = max((report["status"] for report in reports.values()), key=SEVERITY.index)
     silent = [f"{symbol}: nobody tells its health" for symbol in told if symbol not in reports]
     reasons = [f"{symbol}: {reason}" for symbol, report in reports.items() for reason in report["reasons"]]
     return {"status": "down" if silent else worst, "reasons": [*reasons, *silent]}

@@ -129,7 +129,7 @@ class Ticker:
     def _epoch_figures(self, state: TickState, now_ts: float) -> dict[str, Scalar]:
         """Last values of `massive:epoch:analytics`."""
         recent = within_a_minute(state.timeline, state.clock.market_time(now_ts), state.clock)
-        figures: dict[str, Scalar] = {f"promotions_per_min:{state.symbol}": len(recent)}
+        figures: dict[str, Scalar] = {f"promotion_rate_per_min:{state.symbol}": len(recent)}
         waits = state.durations
         if waits is not None:
             figures |= {"dirty_ms_p50": waits.p50, "dirty_ms_p99": waits.p99, "dirty_ms_max": waits.max}

@@ -420,7 +420,7 @@ def test_promotions_of_the_last_minute_are_counted() -> None:
     told = []
     for second in (81, 101, 141):
         pipeline.tick(NOW + second)
-        told.append(pipeline.fields(pipeline.keys.analytics(Stat.EPOCH, "SPX"))["promotions_per_min:SPX"])
+        told.append(pipeline.fields(pipeline.keys.analytics(Stat.EPOCH, "SPX"))["promotion_rate_per_min:SPX"])
     assert told == ["3", "2", "0"]
 
 
