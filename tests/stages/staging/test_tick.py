@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from contracts.clock import MarketClock, decode_clock, encode_clock
-from contracts.commit import Applied, Commit, Renew, SetFields, SetValue, ValueIs
+from contracts.commit import Applied, Commit, Delete, Renew, SetFields, SetValue, ValueIs
 from contracts.job import LOST_AFTER_S
 from contracts.keys import Stat
 from contracts.messages import ChainFetch, PlaneComputed, PlaneDirty, Tick
@@ -346,6 +346,70 @@ def test_a_ticker_killed_before_it_renewed_everything_does_so_again() -> None:
     since = len(pipeline.commits)
     pipeline.tick(NOW + 1)
     assert pipeline.keys.listing(pipeline.active()) in renewed(pipeline, since)
+
+
+class Lifetimes:
+    """The lifetimes of the keys of a store that knows none, by a clock that the test drives."""
+
+    def __init__(self, pipeline: Pipeline) -> None:
+        self.now = NOW
+        self._pipeline = pipeline
+        self._ends: dict[str, float] = {}
+        self._seen = 0
+
+    def move_to(self, now: float) -> None:
+        """Note what was written since, and drop what has run out by then."""
+        for _, commit, outcome in self._pipeline.commits[self._seen :]:
+            for write in commit.writes if isinstance(outcome, Applied) else ():
+                ttl_ms = getattr(write, "ttl_ms", 0)
+                names = write.keys if isinstance(write, Renew) else (getattr(write, "key", ""),) if ttl_ms else ()
+                for key in names:
+                    if not isinstance(write, Renew) or self._pipeline.store.exists(key):
+                        self._ends[key] = self.now + ttl_ms / 1000
+        self._seen = len(self._pipeline.commits)
+        self.now = now
+        ended = tuple(key for key, end in self._ends.items() if end <= now)
+        for key in ended:
+            del self._ends[key]
+        self._pipeline.store.commit(Commit(writes=(Delete(ended),)))
+
+
+def keys_with(pipeline: Pipeline, epoch: str) -> set[str]:
+    """Keys of an epoch that have a lifetime."""
+    store = pipeline.store
+    stored = {key for kind in (store.strings, store.hashes, store.scores) for key in kind if epoch in key}
+    return {key for key in stored if store.exists(key) and any(row.lifetime in EXPIRING for row in rows_of(key))}
+
+
+def test_an_epoch_that_lives_an_hour_keeps_all_its_keys_without_any_chain() -> None:
+    pipeline = Pipeline()
+    lifetimes = Lifetimes(pipeline)
+    epoch = pipeline.fetch(1, {EXPIRATION: chain_rows(FEW), LATER: chain_rows(FEW, LATER)})
+    pipeline.run()
+    before = keys_with(pipeline, epoch)
+    for second in range(0, 3601, 5):
+        lifetimes.move_to(NOW + second)
+        pipeline.tick(NOW + second)
+    pipeline.run()
+    assert keys_with(pipeline, epoch) >= before > {pipeline.keys.contract(epoch, row.id) for row in chain_rows(FEW)}
+
+
+def test_a_superseded_epoch_is_gone_after_its_lifetime() -> None:
+    pipeline = Pipeline()
+    lifetimes = Lifetimes(pipeline)
+    first = pipeline.fetch(1, {EXPIRATION: chain_rows(FEW)})
+    pipeline.run()
+    pipeline.tick(NOW)
+    second = pipeline.fetch(2, {EXPIRATION: chain_rows(range(6890, 6910, 5))}, ts=NOW + 10)
+    pipeline.run()
+    left = []
+    for later in (200, 299, 301):
+        for step in range(3):
+            lifetimes.move_to(NOW + later + step / 10)
+            pipeline.tick(NOW + later + step / 10)
+        left.append(bool(keys_with(pipeline, first)))
+    assert left == [True, True, False]
+    assert keys_with(pipeline, second)
 
 
 # --- healing
