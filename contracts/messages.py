@@ -13,7 +13,7 @@ from typing import ClassVar
 
 import msgspec
 
-from contracts.errors import DataError, NewerSchemaError
+from contracts.errors import UNDECODABLE, DataError, NewerSchemaError
 
 SCHEMA_VERSION = 1
 
@@ -178,7 +178,7 @@ def decode_frame(fields: Fields) -> Frame:
 def _decode_body(fields: Fields, kind: type[Message]) -> Message:
     try:
         return msgspec.json.decode(fields.get(b"data", b""), type=kind)
-    except (msgspec.ValidationError, msgspec.DecodeError) as error:
+    except UNDECODABLE as error:
         raise DataError(f"{kind.TYPE}: {error}") from error
 
 

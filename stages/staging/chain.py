@@ -14,7 +14,6 @@ from typing import TypeAlias
 
 from contracts.clock import decode_clock
 from contracts.commit import (
-    MAX_ROWS,
     Commit,
     Count,
     DropFields,
@@ -73,6 +72,9 @@ ChainEntries: TypeAlias = "Sequence[Entry[ChainMessage]]"
 FetchEntries: TypeAlias = "Sequence[Entry[ChainCompleted]]"
 Blobs: TypeAlias = "dict[tuple[str, Layer], bytes]"  # (plane, layer) -> rows
 PlaneRecords: TypeAlias = "dict[str, list[tuple[int, Record]]]"
+
+
+MERGE_ROWS = 50  # records merged by one script: frames get their turn in between, and no script takes 3 ms
 
 
 @dataclass(frozen=True)
@@ -290,9 +292,9 @@ class Staging:
     def _merges(
         self, state: ChainState, board: Board, plane: Plane, records: list[tuple[int, Record]], *guards: Guard
     ) -> Iterator[Commit]:
-        for first in range(0, len(records), MAX_ROWS):
+        for first in range(0, len(records), MERGE_ROWS):
             by_layer: dict[Layer, list[tuple[int, Record]]] = {}
-            for row, record in records[first : first + MAX_ROWS]:
+            for row, record in records[first : first + MERGE_ROWS]:
                 by_layer.setdefault(record.group.layer, []).append((row, record))
             merges = [board.merge(plane, layer, rows) for layer, rows in by_layer.items()]
             yield Commit(guards=(self._is_active(state), *guards, board.exists(merges)), writes=tuple(merges))

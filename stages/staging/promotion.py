@@ -50,7 +50,7 @@ GEOMETRY = "geometry"
 DORMANCY = "dormancy"
 OPERATOR = "operator"
 
-BUILD_ROWS = 100  # contracts written by one script of a build: each HASH has some thirty fields
+BUILD_ROWS = 40  # contracts written by one script of a build: each HASH has some thirty fields
 BUILD_SCORES = 1000
 
 # What a promotion is counted as, beside `promotions` and `promotions_{reason}`.

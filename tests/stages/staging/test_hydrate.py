@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from copy import deepcopy
 
 import pytest
@@ -277,13 +278,48 @@ def test_an_event_of_an_unknown_type_is_counted_and_the_rest_of_the_frame_used()
 
 @pytest.mark.parametrize(
     "bad",
-    [{"ev": "Q"}, {"ev": "Q", "sym": CID, "t": "now"}, {"sym": CID}, {"ev": 5}, 7, None, "text", []],
+    [
+        {"ev": "Q"}, {"ev": "Q", "sym": CID, "t": "now"}, {"sym": CID}, {"ev": 5}, {"ev": None}, 7, None, "text", [],
+        {"ev": "Q", "sym": None, "t": 1}, {"ev": "Q", "sym": CID, "t": 1.5}, {"ev": "Q", "sym": CID, "t": True},
+        {"ev": "Q", "sym": CID, "t": 1, "bp": "ten"}, {"ev": "Q", "sym": CID, "t": 1, "bs": [1]},
+        {"ev": "T", "sym": CID, "t": 1, "p": None}, {"ev": "AM", "sym": CID, "e": 1}, {"ev": "FMV", "sym": CID, "t": 1},
+        {"ev": "V", "T": "I:SPX", "val": "6900", "t": 1}, {"ev": "status", "status": 7},
+    ],
     ids=json.dumps,
-)
+)  # fmt: skip
 def test_a_malformed_event_inside_a_good_frame_is_counted_alone(bad: object) -> None:
     told = {"ts": repr(NOW).encode(), "payload": json.dumps([bad, quote(CID, 9.9, 10.1, NOW_MS)]).encode()}
     pipeline = hydrated(told)
     assert (counts_of(pipeline)["malformed"], pipeline.contract(CID)["bid"]) == (1, "9.90")
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        b'{"ev":"Q","sym":"\xff\xfe","t":1}', b'{"ev":"Q","sym":"X","t":1,"bp":1e400}',
+        b'{"ev":"Q","ev":"T","sym":"X","t":1,"p":1}', b'{"ev":"\xff"}',
+    ],
+    ids=["no text", "beyond every number", "two types", "a type that is no text"],
+)  # fmt: skip
+def test_bytes_nobody_can_read_spoil_their_event_alone(bad: bytes) -> None:
+    good = json.dumps(quote(CID, 9.9, 10.1, NOW_MS)).encode()
+    pipeline = hydrated({"ts": repr(NOW).encode(), "payload": b"[" + bad + b"," + good + b"]"})
+    assert (counts_of(pipeline)["malformed"], pipeline.contract(CID)["bid"]) == (1, "9.90")
+
+
+@given(st.binary(max_size=60) | st.text(max_size=60).map(str.encode))
+def test_a_frame_is_decoded_or_refused_by_name_whatever_its_bytes(payload: bytes) -> None:
+    """Anything else would stop every consumer that takes up the entry, one after the other."""
+    with suppress(DataError):
+        decode_entry({b"ts": b"1768500000", b"payload": payload})
+
+
+def test_an_event_time_as_long_as_a_frame_is_held_to_the_tolerance() -> None:
+    told = {"ts": repr(NOW).encode(), "payload": b'[{"ev":"Q","sym":"%s","bp":1,"ap":2,"t":%s}]' % (
+        CID.encode(), b"9" * 4000,
+    )}  # fmt: skip
+    pipeline = hydrated(told)
+    assert (pipeline.contract(CID)["ts"], counts_of(pipeline)["clamped"]) == ("1768500030.000", 1)
 
 
 def test_protocol_messages_are_counted_and_change_nothing() -> None:
@@ -294,8 +330,8 @@ def test_protocol_messages_are_counted_and_change_nothing() -> None:
 
 @pytest.mark.parametrize(
     "payload",
-    [b"{}", b'{"ev":"Q"}', b"[", b"", b"null", b"\xff\xfe", b"[1,", b'"text"'],
-    ids=["object", "one event", "cut off", "empty", "null", "no text", "cut list", "string"],
+    [b"{}", b'{"ev":"Q"}', b"[", b"", b"null", b"\xff\xfe", b"[1,", b'"text"', b"[" * 100_000, b"[{}]x"],
+    ids=["object", "one event", "cut off", "empty", "null", "no text", "cut list", "string", "endless", "more behind"],
 )
 def test_a_frame_that_is_no_json_array_is_poison(payload: bytes) -> None:
     with pytest.raises(DataError, match="frame"):
