@@ -7,7 +7,7 @@ import json
 
 def run_bench() -> None:
     """Run every measurement; ratios are between figures of the same run."""
-    from ops.bench import hydrate, latency
+    from ops.bench import hydrate, latency, promotion
 
     def report(line: str) -> None:
         print(line, flush=True)
@@ -16,6 +16,7 @@ def run_bench() -> None:
     for size, rates in hydrated.items():
         ratios = ", ".join(f"{rates['ours'] / rates[name]:.2f} x {name}" for name in rates if name != "ours")
         report(f"hydrate  {size:3} events a frame  ours is {ratios}")
+    promotions = promotion.measure_promotions(report)
     drain = latency.measure_drain(report)
     latencies = {rate: latency.measure_latency(rate, report) for rate in latency.FRAME_EVENTS}
-    print(json.dumps({"hydrate": hydrated, "drain": drain, "latency": latencies}))
+    print(json.dumps({"hydrate": hydrated, "promotion": promotions, "drain": drain, "latency": latencies}))

@@ -75,22 +75,23 @@ def contracts(count: int) -> list[tuple[str, str, str, float]]:
     return found
 
 
-def publish_chain(client: Any, keys: Keys, board: list[tuple[str, str, str, float]]) -> None:
-    """Write the snapshots of a board and announce them, as the massive stage does."""
+def publish_chain(
+    client: Any, keys: Keys, board: list[tuple[str, str, str, float]], fetch: int = 1, **values: object
+) -> None:
+    """Write the snapshots of a board and announce them, as the massive stage does; `values` are more of each row."""
     now = time.time()
     received = {}
     for expiration in EXPIRATIONS:
+        told: dict[str, Any] = {"bid": 10.0, "ask": 10.2, "quote_ts": now - 3600, "oi": 100.0, **values}
         rows = tuple(
-            ChainRow(
-                cid, "SPXW", kind, strike, "pm", "european", 100, bid=10.0, ask=10.2, quote_ts=now - 3600, oi=100.0
-            )
+            ChainRow(cid, "SPXW", kind, strike, "pm", "european", 100, **told)
             for cid, day, kind, strike in board
             if day == expiration
         )
         key = keys.chain_snapshot(SYMBOL, expiration, round(now * 1000))
         client.set(key, encode_snapshot(ChainSnapshot(now, SYMBOL, expiration, round(SPOT), 500, rows)), px=600_000)
         received[expiration] = key
-    message = ChainCompleted(SYMBOL, 1, now, EXPIRATIONS, received, (), SPOT, now)
+    message = ChainCompleted(SYMBOL, fetch, now, EXPIRATIONS, received, (), SPOT, now)
     client.xadd(keys.chain_stream(SYMBOL), encode(message))
 
 

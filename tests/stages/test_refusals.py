@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -24,7 +25,7 @@ PLANE = f"SPXW:{EXPIRATION}"
 CID = cid_of(6900)
 STAGING, CALCULATE, MODELS = StageName.STAGING, StageName.CALCULATE, StageName.MODELS
 
-Act = Callable[[Pipeline], None]
+Act = Callable[[Pipeline], object]
 
 
 def live_board() -> Pipeline:
@@ -57,10 +58,10 @@ def a_frame_before_the_first_epoch(pipeline: Pipeline) -> None:
     a_frame(CID)(pipeline)
 
 
-def a_fetch(number: int, first_strike: int = 0, **values: object) -> Act:
+def a_fetch(number: int, first_strike: int = 0, **values: Any) -> Act:
     """A fetch that waits; with `first_strike` its geometry is another."""
     rows = chain_rows(STRIKES[first_strike:], **values)
-    return lambda pipeline: pipeline.announce(number, {EXPIRATION: rows}, ts=NOW + 10) and None
+    return lambda pipeline: pipeline.announce(number, {EXPIRATION: rows}, ts=NOW + 10)
 
 
 def a_carry(*cids: str) -> Act:
@@ -254,7 +255,12 @@ def test_a_commit_that_relies_on_what_no_longer_holds_is_refused(stage: StageNam
     pipeline = live_board()
     work(pipeline)
     pipeline.commits_before_crash = 1
-    pipeline.before_commit = lambda _: meanwhile(pipeline) if pipeline.commits_before_crash else None
+
+    def before(_: Commit) -> None:
+        if pipeline.commits_before_crash:
+            meanwhile(pipeline)
+
+    pipeline.before_commit = before
     with pytest.raises((ProcessDiedError, TransientError)):  # how it goes on from there is not the subject here
         pipeline.run(stage)
     assert isinstance(pipeline.commits[-1][2], Refused)
@@ -263,7 +269,8 @@ def test_a_commit_that_relies_on_what_no_longer_holds_is_refused(stage: StageNam
 def test_a_commit_is_not_refused_because_its_source_moved_on() -> None:
     pipeline = live_board()
     a_quote(pipeline)
-    began, happened = len(pipeline.commits), []
+    began = len(pipeline.commits)
+    happened: list[bool] = []
 
     def before(_: Commit) -> None:
         if not happened:
