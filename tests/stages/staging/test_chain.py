@@ -552,6 +552,14 @@ def test_ids_go_on_after_a_clock_that_stepped_back() -> None:
     assert int(second.split(":")[1]) == int(first.split(":")[1]) + 1
 
 
+def test_no_id_is_used_twice_even_when_the_pointer_to_the_active_epoch_is_lost() -> None:
+    pipeline = Pipeline()
+    first = pipeline.fetch(1, {EXPIRATION: chain_rows(FEW)})
+    del pipeline.store.hashes[pipeline.keys.active("SPX")]
+    second = pipeline.fetch(1, {EXPIRATION: chain_rows(FEW)})
+    assert int(second.split(":")[1]) == int(first.split(":")[1]) + 1
+
+
 def test_an_epoch_whose_keys_are_gone_is_rebuilt_under_a_new_id() -> None:
     """The whole pipeline was off for longer than its keys live."""
     pipeline = Pipeline()
@@ -676,6 +684,29 @@ def test_a_killed_promotion_is_superseded_by_the_next_chain(survived: int) -> No
     assert killed.contract(CID)["bid"] == "9.00"
     assert promotions(killed)[-1] == killed.active()
     assert len(set(timeline(killed))) == len(timeline(killed))
+
+
+def test_a_new_board_that_lost_a_key_before_everything_was_carried_is_built_again() -> None:
+    killed = _before_promotion()
+    first = killed.active()
+    switched: list[Commit] = []
+
+    def die_after_the_switch(commit: Commit) -> None:
+        if switched:
+            raise ProcessDiedError
+        switched.extend([commit] * _switch(killed, commit))
+
+    killed.before_commit = die_after_the_switch
+    with pytest.raises(ProcessDiedError):
+        killed.run(StageName.STAGING)
+    killed.before_commit = lambda commit: None
+    del killed.store.hashes[killed.keys.versions(killed.active())]
+    killed.restart()
+    killed.announce(3, {EXPIRATION: chain_rows(STRIKES[1:])}, failed=[LATER], ts=NOW + 20)
+    killed.run(StageName.STAGING)
+    assert (killed.meta()["reason"], killed.meta()["fetch"]) == ("bootstrap", "3")
+    assert promotions(killed) == [first, killed.active()]
+    assert killed.contract(CID)["bid"] == "9.00"
 
 
 def _switch(pipeline: Pipeline, commit: Commit) -> bool:

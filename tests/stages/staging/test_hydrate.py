@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from contracts.clock import MarketClock, encode_clock
-from contracts.commit import Applied, Commit, SetValue
+from contracts.commit import Applied, Commit, Refused, SetValue
 from contracts.errors import DataError, TransientError
 from contracts.keys import Layer, Stat
 from contracts.messages import PlaneDirty
@@ -230,6 +230,26 @@ def test_a_batch_whose_clock_was_corrected_meanwhile_is_resolved_by_the_new_one(
     pipeline.run(StageName.STAGING)
     assert pipeline.contract(CID)["ts"] == "1768500130.000"
     assert (counts_of(pipeline)["clamped"], counts_of(pipeline)["frames"]) == (1, 1)
+
+
+@pytest.mark.parametrize("many", [False, True], ids=["an index alone", "more rows than one commit takes"])
+def test_every_commit_of_a_batch_needs_the_clock_it_was_computed_by(*, many: bool) -> None:
+    pipeline = Pipeline()
+    strikes = range(4000, 6000, 5)
+    pipeline.fetch(1, {EXPIRATION: chain_rows(strikes)})
+    pipeline.tick(NOW)
+    quotes = [quote(cid_of(strike, kind), 9.0, 9.5, NOW_MS) for strike in strikes for kind in (CALL, PUT)]
+    pipeline.feed(frame(*(quotes if many else [index(6901.0, NOW_MS)])))
+    before = len(pipeline.commits)
+    tick = pipeline.keys.tick("SPX")
+
+    def corrected(_: Commit) -> None:
+        pipeline.store.hashes[tick]["clock"] = encode_clock(MarketClock(NOW, NOW))
+
+    pipeline.before_commit = corrected
+    pipeline.run(StageName.STAGING)
+    first, *others = [outcome for _, _, outcome in pipeline.commits[before:]]
+    assert (type(first), {type(one) for one in others}) == (Refused, {Applied})
 
 
 def test_batches_read_no_state_as_long_as_no_commit_is_refused() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from contracts.clock import MarketClock, encode_clock
-from contracts.commit import Applied, Commit, SetValue
+from contracts.commit import Applied, Commit, Refused, SetValue
 from contracts.keys import Layer, Stat
 from contracts.messages import EpochForce, EpochPromoted, encode
 from contracts.symbology import PUT
@@ -247,8 +247,7 @@ def test_a_chain_that_refreshed_the_board_while_it_was_copied_is_in_the_copy() -
     done: list[bool] = []
 
     def refresh_before_the_switch(commit: Commit) -> None:
-        switches = any(getattr(write, "key", "") == pipeline.keys.active("SPX") for write in commit.writes)
-        if switches and not done:
+        if commit.decides and not done:
             done.append(True)
             other = pipeline.fork()
             other.skip(other.keys.chain_stream("SPX"))
@@ -256,7 +255,7 @@ def test_a_chain_that_refreshed_the_board_while_it_was_copied_is_in_the_copy() -
 
     pipeline.before_commit = refresh_before_the_switch
     pipeline.run(StageName.STAGING)
-    assert done
+    switches = [type(outcome) for _, commit, outcome in pipeline.commits if commit.decides]
+    assert switches[-2:] == [Refused, Applied]
     assert (pipeline.meta()["reason"], pipeline.meta()["fetch"]) == ("operator", "4")
     assert (pipeline.contract(CID)["gamma"], pipeline.meta()["snapshot_ts"]) == ("0.004", repr(NOW + 10))
-    assert isinstance(pipeline.commits[-1][2], Applied)
