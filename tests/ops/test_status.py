@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import Callable
 from functools import partial
+from time import time
 from typing import Any
 
 import pytest
@@ -123,6 +124,19 @@ def test_lag_after_a_trim(client: Any) -> None:
 def test_a_server_that_is_away_is_one_error(settings_for: SettingsFor) -> None:
     with pytest.raises(TransientError, match="not available"):
         read_status("redis://127.0.0.1:1", settings_for())
+
+
+async def test_health_tells_of_foreign_ids_and_of_poison(redis_url: str, settings_for: SettingsFor) -> None:
+    async with small_pipeline(redis_url, settings_for()) as pipeline:
+        await pipeline.live()
+        stream = pipeline.keys.ws_stream(SYMBOL)
+        ahead = f"{int((time() + 3600) * 1000)}-0"
+        pipeline.client.xadd(stream, {"ts": repr(time()), "payload": "no frame"}, id=ahead)
+        await wait_until_async(lambda: pipeline.client.xlen(pipeline.keys.parked(stream)), "it is parked")
+        await pipeline.tick()
+        health = json.loads(pipeline.client.get(pipeline.keys.health(SYMBOL)))
+    assert health["status"] == "degraded"
+    assert health["signals"] == {"parked": 1, "ids_ahead_s:ws": pytest.approx(3600, abs=10)}
 
 
 def test_groups_that_are_not_ours_are_told(redis_url: str, client: Any, settings_for: SettingsFor) -> None:
