@@ -12,7 +12,7 @@ from contracts.messages import PlaneDirty, encode
 from contracts.ports import CountExisting, Reader
 from stages.staging.records import SUBSTRATE_LAYERS, Record
 
-EXIST_KEYS = 1000  # keys looked for in one read
+EXIST_KEYS = 500  # keys looked for in one read
 
 
 @dataclass(frozen=True, slots=True)

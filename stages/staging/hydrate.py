@@ -178,7 +178,7 @@ class Hydration:
             ),
             self._is_recorded(state),
         )
-        shared = (*self._spots(batch), *last.writes, *self._receipts(batch), *self._fences(state))
+        shared = (*self._spots(batch), *last.writes, *self._receipts(state, batch), *self._fences(state))
         done = []
         for group, tally in zip(groups, batch.tallies, strict=True):
             writes = (self._watermark(group), *shared, *self._facts(tally, len(group)))
@@ -241,10 +241,11 @@ class Hydration:
         if tally.counts["geometry_miss"]:
             yield CountValue(self._keys.geometry_miss(self._symbol), tally.counts["geometry_miss"])
 
-    def _receipts(self, batch: Conflation) -> Iterator[Write]:
+    def _receipts(self, state: HydrateState, batch: Conflation) -> Iterator[Write]:
         for symbol, ts in batch.heard.items():
             yield RaiseField(self._keys.feed(symbol), "event_ts", ts)
-        for epoch, ts in batch.last_event_ts.items():
+        for symbol, ts in batch.seated.items():
+            epoch = state.boards[symbol].epoch
             meta = self._keys.meta(epoch)
             yield RaiseField(meta, "last_ws_ts", ts)
             yield SetFields(meta, {"had_ws_updates": 1, "dormant_count": 0})
@@ -276,8 +277,9 @@ class Conflation:
         self._seats: dict[str, tuple[Board, Seat] | None] = {}
         self.tallies: list[Tally] = []
         self.spots: dict[str, tuple[int, float]] = {}
+        self._listening = self._symbols | state.boards.keys()
         self.heard: dict[str, float] = {}  # symbol -> receive time of its newest option event
-        self.last_event_ts: dict[str, float] = {}  # epoch -> the same of events for its contracts
+        self.seated: dict[str, float] = {}  # the same of events for contracts of its board
 
     def begin_tally(self) -> None:
         """Count the frames from here on together: they are acknowledged together."""
@@ -340,24 +342,21 @@ class Conflation:
         return place
 
     def _note_receipt(self, frame: DecodedFrame) -> None:
-        """Remember, per symbol and per board, the receive time of its newest option event."""
-        waiting = {
-            board.epoch for board in self._state.boards.values() if self.last_event_ts.get(board.epoch, 0.0) < frame.ts
-        }
-        quiet = {symbol for symbol in self._symbols if self.heard.get(symbol, 0.0) < frame.ts}
+        """Remember, per symbol, the receive time of its newest option event, on the board or not."""
+        waiting = {symbol for symbol in self._listening if self.seated.get(symbol, 0.0) < frame.ts}
         for event in frame.events:
-            if not waiting and not quiet:
+            if not waiting:
                 return
             if isinstance(event, IndexValue | Status):
                 continue
             place = self.seat(event.sym)
-            if place is not None and place[0].epoch in waiting:
-                waiting.discard(place[0].epoch)
-                self.last_event_ts[place[0].epoch] = frame.ts
             symbol = _underlying(event.sym) if place is None else place[0].symbol
-            if symbol in quiet:
-                quiet.discard(symbol)
-                self.heard[symbol] = frame.ts
+            if symbol not in waiting:
+                continue
+            self.heard[symbol] = max(self.heard.get(symbol, 0.0), frame.ts)
+            if place is not None:
+                self.seated[symbol] = frame.ts
+                waiting.discard(symbol)
 
     def _restamped(self, event: Quote, limit: int) -> Quote:
         return msgspec.structs.replace(event, t=self._event_ms(event.t, limit))
