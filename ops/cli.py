@@ -248,14 +248,29 @@ def gex(
 
 
 @app.command()
-def chaos(kills: Annotated[int, typer.Option(min=1, help="How many processes to kill.")] = 40) -> None:
+def chaos(
+    kills: Annotated[int, typer.Option(min=1, help="How many processes to kill.")] = 40,
+    seconds: Annotated[float, typer.Option(min=0, help="Soak for so long instead of counting kills.")] = 0.0,
+    every: Annotated[float, typer.Option(min=0, help="Soak: seconds between kills; 0 kills nothing.")] = 10.0,
+    force_every: Annotated[
+        float, typer.Option(min=0, help="Soak: seconds between forced epochs; 0 forces none.")
+    ] = 5.0,
+    rate: Annotated[int, typer.Option(min=1, help="Own pipeline: quote events per second.")] = 5000,
+    contracts: Annotated[int, typer.Option(min=10, help="Own pipeline: contracts per symbol.")] = 1000,
+    staging: Annotated[int, typer.Option(min=1, help="Own pipeline: staging processes.")] = 2,
+    seed: Annotated[int, typer.Option(help="Seed of the market and of the kills.")] = 1,
+) -> None:
     """Kill -9 stage processes under load, then audit; exit 1 if anything was lost.
 
     Kills in the pipeline that is up. Without one it brings its own, and compares it with the fold of its inputs.
+    With --seconds it always brings its own, and kills and forces epochs at fixed intervals for that long.
     """
-    from ops.chaos import run_chaos
+    from ops.chaos import PROCESSES, Load, Soak, run_chaos, run_soak
 
-    raise typer.Exit(run_chaos(kills, _joined_settings()))
+    load = Load(rate, contracts, {**PROCESSES, StageName.STAGING: staging})
+    if seconds:
+        raise typer.Exit(run_soak(Soak(seconds, every, force_every), load, seed))
+    raise typer.Exit(run_chaos(kills, _joined_settings(), load, seed))
 
 
 @app.command()
