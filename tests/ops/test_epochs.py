@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from time import time
@@ -107,6 +108,17 @@ def test_epochs_takes_a_symbol_options_or_a_command(redis_url: str, client: Any,
         assert done.stdout.splitlines() == [header, rule, *lines], arguments
     (row,) = json.loads(run(tmp_path, "epochs", "NDX", "--json", REDIS_URL=redis_url).stdout)
     assert (row["epoch"], row["dirty"], row["dormant"], row["forced"], row["ws"]) == (QUIET, True, 2, True, False)
+
+
+def test_watch_prints_again_and_again(redis_url: str, client: Any, keys: Keys, tmp_path: Path) -> None:
+    two_epochs(client, keys)
+    command = [sys.executable, "-P", "-m", "ops.cli", "epochs", "--watch"]
+    environment = os.environ | {"REDIS_URL": redis_url}
+    with subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True) as watching:
+        assert watching.stdout is not None
+        printed = [next(watching.stdout) for _ in range(2 * len(TABLE.splitlines()))]
+        watching.terminate()
+    assert "".join(printed) == 2 * TABLE
 
 
 @pytest.mark.parametrize(

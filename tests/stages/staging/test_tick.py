@@ -518,6 +518,22 @@ def test_the_heatmap_snapshot_has_the_prices_of_all_contracts() -> None:
     }
 
 
+def test_a_quiet_plane_that_moves_does_not_set_back_up_to_when_the_snapshot_is_complete() -> None:
+    """Until just before it moved, everything of it was published."""
+    pipeline = Pipeline()
+    pipeline.fetch(1, {EXPIRATION: chain_rows(FEW), LATER: chain_rows(FEW, LATER)})
+    pipeline.run()
+    quiet, busy = cid_of(6900), cid_of(6900, CALL, LATER)
+    told = []
+    for second, cid in ((1, quiet), (50, busy), (51, quiet)):
+        pipeline.feed(frame(quote(cid, 9.0 + second / 100, 9.9, NOW_MS + 1000 * second), ts=NOW + second))
+        pipeline.run(*((StageName.STAGING,) if second == 51 else ()))
+        pipeline.tick(NOW + second)
+        snapshot = json.loads(bytes(pipeline.store.strings[pipeline.keys.heatmap_snapshot("SPX")]))
+        told.append(snapshot["complete_to"] - NOW)
+    assert told == [1.0, 50.0, 50.0]
+
+
 def test_the_heatmap_snapshot_is_complete_to_the_oldest_plane_that_lags() -> None:
     pipeline = computed()
     pipeline.feed(frame(quote(cid_of(6900), 9.0, 9.5, NOW_MS), ts=NOW + 1))
