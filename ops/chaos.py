@@ -262,7 +262,7 @@ def _kill_once(
 
 def _verdict(pipeline: Pipeline, slowest_s: float) -> int:
     # audited under load first, then compared with the fold once nothing moves
-    failed = sum(run_audit(symbol, pipeline.settings) for symbol in SYMBOLS)
+    failed = sum(run_audit(symbol, pipeline.settings, is_loaded=True) for symbol in SYMBOLS)
     pipeline.mock.end(signal.SIGTERM)
     quiet_s = _wait(lambda: _is_quiet(pipeline), "everything to be computed and published", QUIET_WITHIN_S)
     failed += sum(run_audit(symbol, pipeline.settings) for symbol in SYMBOLS)

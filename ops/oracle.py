@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from consumers.encoding import sort_key
 from consumers.memory import MemoryStore
 from contracts.commit import Applied, Commit, EntryId, SetFields, SetValue
 from contracts.errors import DataError
@@ -109,11 +110,8 @@ class Fold:
             yield frames, waiting
 
     def _entries(self, source: Source[Any, Any], ids: list[str]) -> list[Entry[Any]]:
-        pipeline = self._client.pipeline(transaction=False)
-        for entry_id in ids:
-            pipeline.xrange(source.stream, entry_id, entry_id)
         entries = []
-        for entry_id, ((_, fields),) in zip(ids, pipeline.execute(), strict=True):
+        for entry_id, fields in self._read(source.stream, ids):
             try:
                 message = source.decode(fields)
             except DataError:
@@ -122,6 +120,16 @@ class Fold:
                 self._remember_snapshots(message)
             entries.append(Entry(EntryId(source.stream, entry_id), message))
         return entries
+
+    def _read(self, stream: str, ids: list[str]) -> Iterator[tuple[str, Any]]:
+        """Entries in the order asked for. They lie side by side, but for those of other consumers."""
+        ordered = sorted(ids, key=sort_key)
+        found = dict(self._client.xrange(stream, ordered[0], ordered[-1], count=2 * len(ids)))
+        for entry_id in ids:
+            fields = found.get(entry_id.encode())
+            if fields is None:
+                ((_, fields),) = self._client.xrange(stream, entry_id, entry_id)
+            yield entry_id, fields
 
     def _remember_snapshots(self, message: ChainCompleted) -> None:
         keys = [key for key in message.received.values() if not self.store.exists(key)]
