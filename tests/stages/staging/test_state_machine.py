@@ -1,10 +1,10 @@
 """Staging under every interleaving: three consumers, a real server, and whatever hypothesis can think of.
 
-The machine appends chains (same or other geometry, partial, late, from a clock that stepped back, expired) and frames
-(good, for contracts nobody listed, broken), and decides what each consumer does next: read, let one commit through,
-die before it, or lose its entries to another (who goes on as a zombie). Everything else is real: steps, runner, commit
-script, server. Beside it runs a small model, written without a look at the steps: a dictionary of the newest quote
-per contract. After every step:
+The machine appends chains (same or other geometry, partial, late, from a clock that stepped back, expired), operators'
+orders and frames (good, for contracts nobody listed, broken), lets the board run out, and decides what each consumer
+does next: read, let some commits through, die before the next, or lose its entries to another (who goes on as a
+zombie). Everything else is real: steps, runner, commit script, server. Beside it runs a small model, written without a
+look at the steps: a dictionary of the newest quote per contract. After every step:
 
 * no contract outside its epoch's geometry, and the active epoch complete: every key of its geometry exists;
 * the geometry is that of the fetch that decided it, and no older fetch supersedes;
@@ -46,7 +46,7 @@ from contracts.commit import Applied, Commit, Outcome
 from contracts.errors import TransientError
 from contracts.geometry import Geometry, decode_geometry
 from contracts.keys import Keys, Layer, Stat
-from contracts.messages import ChainCompleted, encode
+from contracts.messages import ChainCompleted, EpochForce, encode
 from contracts.planes import QUOTE_ROW, unpack_rows
 from contracts.settings import Settings, load_settings
 from contracts.snapshot import ChainSnapshot, encode_snapshot
@@ -238,6 +238,7 @@ class Interleavings(RuleBasedStateMachine):
         self.loop = asyncio.Runner()
         self.model = Model()
         self.fetches: dict[str, Fetch] = {}  # by entry id
+        self.orders: set[str] = set()  # entry ids
         self.frames: dict[str, list[tuple[str, Quote]]] = {}  # by entry id: the usable quotes
         self.late: list[ChainCompleted] = []
         self.told_by: dict[int, Fetch] = {}
@@ -312,6 +313,12 @@ class Interleavings(RuleBasedStateMachine):
     def _announce(self, message: ChainCompleted) -> None:
         entry_id = self.client.xadd(self.keys.chain_stream(SYMBOL), encode(message))
         self.fetches[entry_id.decode()] = self.told_by[message.fetch]
+
+    @rule()
+    def order(self) -> None:
+        """An operator forces an epoch over the same geometry."""
+        message = EpochForce(SYMBOL, f"order {len(self.orders)}", self.receive_s)
+        self.orders.add(self.client.xadd(self.keys.chain_stream(SYMBOL), encode(message)).decode())
 
     @precondition(lambda self: len(self.fetches) > 1)
     @rule(back=st.integers(0, 2))
@@ -400,6 +407,7 @@ class Interleavings(RuleBasedStateMachine):
                 self.loop.run(worker.let_through())
 
     @rule(
+        before=st.integers(0, len(SHAPES) - 1),
         shape=st.integers(0, len(SHAPES) - 1),
         first=st.integers(0, 7),
         second=st.integers(0, 7),
@@ -410,9 +418,20 @@ class Interleavings(RuleBasedStateMachine):
         bid=st.integers(1, 9),
     )
     def overlap(
-        self, shape: int, first: int, second: int, commits: int, what: str, steals: bool, finishes: bool, bid: int
+        self,
+        before: int,
+        shape: int,
+        first: int,
+        second: int,
+        commits: int,
+        what: str,
+        steals: bool,
+        finishes: bool,
+        bid: int,
     ) -> None:
         """One consumer stops on its way, something happens, another works to its end, the first goes on."""
+        if first < CONSUMERS and not self.workers[first].is_busy:
+            self.fetch(before, bid, failed=None, late=False)
         self.work(first, 4, commits)
         if what == "fetch":
             self.fetch(shape, bid, failed=None, late=False)
@@ -474,8 +493,11 @@ class Interleavings(RuleBasedStateMachine):
             return
         active = (self.client.hget(self.keys.active(SYMBOL), SYMBOL) or b"").decode()
         applied = int(self.client.hget(self.keys.meta(active), "fetch") or 0) if active else 0
-        if active != self.model.epoch:
-            assert applied in {self.fetches[entry_id].number for entry_id in ids}
+        if active != self.model.epoch and applied == self.model.fetch:
+            assert self.orders & set(ids), "an epoch that nobody asked for"
+            self.model.epoch = active
+        elif active != self.model.epoch:
+            assert applied in {self.fetches[entry_id].number for entry_id in ids if entry_id in self.fetches}
             assert applied > self.model.fetch, "an older fetch superseded a newer one"
             self._whole(self.told_by[applied])
             self.model.promote(active, self.told_by[applied])
