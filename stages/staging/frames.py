@@ -79,7 +79,6 @@ Event: TypeAlias = Quote | Trade | SecondAggregate | MinuteAggregate | FairValue
 KNOWN = frozenset({"Q", "T", "A", "AM", "FMV", "V", "status"})
 
 
-
 class _Kind(msgspec.Struct):
     ev: str
 

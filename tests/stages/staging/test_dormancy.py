@@ -344,7 +344,8 @@ def test_two_consumers_at_once_force_one_epoch() -> None:
     quiet = waiting_to_be_forced()
     slow = quiet.pipeline
     claimer = slow.fork()
-    begun, done = len(slow.commits), []
+    begun = len(slow.commits)
+    done: list[bool] = []
 
     def in_between(_: object) -> None:
         if len(slow.commits) == begun + 2 and not done:
