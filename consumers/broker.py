@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
+from math import isfinite
 from typing import Any
 
 from redis.exceptions import NoScriptError, ResponseError
@@ -12,7 +13,19 @@ from redis.exceptions import NoScriptError, ResponseError
 from consumers.clients import BLOCK_MS, connect, connect_reader, faults_named, uninterrupted
 from consumers.encoding import encode_commit
 from contracts.commit import Applied, Commit, Lost, Outcome, Refused
-from contracts.ports import CountExisting, GetFields, GetHead, GetItems, GetValue, Read
+from contracts.ports import (
+    Backlog,
+    CountExisting,
+    GetBacklog,
+    GetFields,
+    GetHead,
+    GetItems,
+    GetMemoryPolicy,
+    GetQuantiles,
+    GetValue,
+    Quantiles,
+    Read,
+)
 
 FIRST = "0"
 
@@ -178,9 +191,7 @@ class Broker:
         with faults_named(self._url):
             replies = await self._read_all(self._client, keys, *kinds)
         assert isinstance(replies, list)
-        return [
-            _fields(reply) if isinstance(one, GetFields) else reply for one, reply in zip(reads, replies, strict=True)
-        ]
+        return [_reply_of(one, reply) for one, reply in zip(reads, replies, strict=True)]
 
     async def append(self, stream: str, entries: Iterable[dict[str, bytes | str]]) -> None:
         """Append entries in one round trip; after an error some may have been appended (at least once)."""
@@ -215,15 +226,6 @@ class Broker:
         with faults_named(self._url):
             await uninterrupted(self._client.hdel(key, field))
 
-    async def server_memory_policy(self) -> str:
-        """`maxmemory-policy`; anything but noeviction may delete our keys. Empty if the server will not say."""
-        try:
-            with faults_named(self._url):
-                reply: dict[str, str] = await uninterrupted(self._client.config_get("maxmemory-policy"))
-        except ResponseError:
-            return ""
-        return reply.get("maxmemory-policy", "")
-
 
 def _read_of(read: Read) -> tuple[tuple[str, ...], str]:
     """The keys of a read and how `lua/read.lua` names it."""
@@ -238,7 +240,48 @@ def _read_of(read: Read) -> tuple[tuple[str, ...], str]:
             return (key,), f"lrange:{start}:{stop}"
         case CountExisting(keys):
             return keys, f"exists:{len(keys)}"
+        case GetBacklog(stream, parked, group):
+            return (stream, parked), f"backlog:{group}"
+        case GetQuantiles(key):
+            return (key,), "quantiles"
+        case GetMemoryPolicy():
+            return (), "policy"
+
+
+def _reply_of(read: Read, reply: Any) -> object:
+    match read:
+        case GetFields():
+            return _fields(reply)
+        case GetBacklog():
+            return _backlog(reply)
+        case GetQuantiles():
+            return Quantiles(reply[0], *(float(score) for score in reply[1:])) if reply else None
+        case GetMemoryPolicy():
+            return reply.decode()
+        case _:
+            return reply
 
 
 def _fields(flat: list[bytes]) -> dict[bytes, bytes]:
     return dict(zip(flat[::2], flat[1::2], strict=True))
+
+
+def _backlog(reply: list[Any]) -> Backlog:
+    waiting_id, waiting_ts, last_id, server_ms, parked, *groups = reply
+    return Backlog(
+        waiting_id.decode(),
+        _number(waiting_ts),
+        last_id.decode(),
+        server_ms,
+        tuple(group.decode() for group in groups),
+        parked,
+    )
+
+
+def _number(text: bytes) -> float | None:
+    """A number of a foreign writer, if it is one."""
+    try:
+        number = float(text)
+    except ValueError:
+        return None
+    return number if isfinite(number) else None

@@ -16,6 +16,8 @@ log = structlog.get_logger("lease")
 
 LEASE_MS = 2000
 RENEW_EVERY_S = 0.5
+LATE_MS = 1500  # periodic work may be so late before it passes on
+STANDBY_EVERY_S = 0.25  # how often the others look whether it has
 
 
 async def every(
@@ -23,20 +25,23 @@ async def every(
 ) -> None:
     """Call `act(lease, owner)` every `period_s` while we own the lease; others wait for it.
 
+    When its holder dies, another acts within the period, LATE_MS and STANDBY_EVERY_S after the holder's last time.
     `act` guards what it writes by the lease, so that a holder that slept through its time changes nothing.
     """
     backoff = Backoff()
     loop = asyncio.get_running_loop()
     due = loop.time()
     while not stop.is_set():
+        wait_s = min(period_s, STANDBY_EVERY_S)
         try:
-            if await broker.take_lease(lease, LEASE_MS + round(period_s * 1000)):
+            if await broker.take_lease(lease, LATE_MS + round(period_s * 1000)):
+                wait_s = period_s
                 await act(lease, broker.consumer)
             backoff.reset()
         except TransientError as error:
             log.warning("waiting", lease=lease, reason=str(error))
             await backoff.wait(stop)
-        due = max(due + period_s, loop.time() - period_s)
+        due = max(due + wait_s, loop.time() - wait_s)
         with suppress(TimeoutError):
             await asyncio.wait_for(stop.wait(), max(0.0, due - loop.time()))
     with suppress(TransientError):

@@ -14,16 +14,16 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable, Coroutine, Hashable, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import time
 from typing import Any, TypeAlias, TypeVar
 
 import structlog
 
 from consumers.broker import Broker, RawEntry
-from contracts.commit import Applied, Commit, Emit, EntryId, Lost, Scalar
+from contracts.commit import Applied, Commit, Count, Emit, EntryId, FieldIs, Lost, Refused, Scalar
 from contracts.errors import DataError, FatalError, TransientError
-from contracts.keys import Keys
+from contracts.keys import Keys, Stat
 from contracts.stage import Entry, Source, Stage
 from contracts.topology import Retention
 
@@ -263,19 +263,34 @@ class Runner:
                     entries = [entry for entry in entries if entry.id not in done]
                 case Lost(owned):
                     self.activity.lost += 1
+                    await self._count_refusal(commit, outcome)
                     ours = {one for one in (*commit.acknowledges, *commit.holds) if one.id in owned}
                     concerned = {*commit.acknowledges, *commit.holds}
                     return [entry for entry in entries if entry.id not in concerned or entry.id in ours], True
                 case _:
                     self.activity.refused += 1
+                    await self._count_refusal(commit, outcome)
                     return entries, True
         return entries, False
 
+    async def _count_refusal(self, commit: Commit, outcome: Lost | Refused) -> None:
+        """Count what was refused because the board moved on; the commit itself wrote nothing, not even a count."""
+        active = self._keys.active(self._symbol)
+        if commit.holds:
+            name = "fences"  # part of a promotion: its builder was overtaken
+        elif isinstance(outcome, Refused) and isinstance(outcome.guard, FieldIs) and outcome.guard.key == active:
+            name = "stale_epoch_refusals"  # made for an epoch that is no longer the active one
+        else:
+            return
+        counts = Count(self._keys.analytics(Stat.EPOCH, self._symbol), {name: 1})
+        await self.broker.commit(Commit(writes=(counts,)))
+
     def _journaled(self, commit: Commit) -> Commit:
-        if not self._journal or not commit.acknowledges:
+        effective = (*commit.acknowledges, *(commit.holds if commit.decides else ()))
+        if not self._journal or not effective:
             return commit
         by_stream: dict[str, list[str]] = {}
-        for entry in commit.acknowledges:
+        for entry in effective:
             by_stream.setdefault(entry.stream, []).append(entry.id)
         record: list[Emit] = [
             Emit(
@@ -284,7 +299,7 @@ class Runner:
             )
             for stream, ids in by_stream.items()
         ]
-        return Commit(commit.acknowledges, commit.guards, (*commit.writes, *record), commit.holds)
+        return replace(commit, writes=(*commit.writes, *record))
 
     async def _park(self, entry: EntryId, fields: dict[bytes, bytes], error: DataError) -> None:
         """Move an entry nobody can use aside, with the reason, in the commit that acknowledges it."""

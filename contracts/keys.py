@@ -108,11 +108,12 @@ KEY_TABLE: tuple[KeyRow, ...] = (
         "updates outside the epoch, never applied",
     ),
     KeyRow("massive:heartbeat", "hash", "all", "pruned", "process -> JSON"),
-    KeyRow("massive:health:{U}", "string", "staging", "15 s", "status and reasons"),
+    KeyRow("massive:health:{U}", "string", "staging", "15 s", "status, reasons in words, signals in numbers"),
     KeyRow("massive:job:{U}", "hash", "massive, staging", "none", "the one valid ticket, fetch number, windows"),
     KeyRow("massive:clock", "string", "massive", "none", "market clock: offset and rate"),
-    KeyRow("massive:tick:{U}", "hash", "staging", "none", "the last tick"),
-    KeyRow("massive:building:{U}", "hash", "staging", "none", "the promotion in progress"),
+    KeyRow("massive:tick:{U}", "hash", "staging", "none", "the last tick: its moment, the clock, the feed's progress"),
+    KeyRow("massive:building:{U}", "hash", "staging", "none", "the promotion in progress, orders answered by it"),
+    KeyRow("massive:feed:{U}", "hash", "staging", "none", "receive time of the newest option event"),
     KeyRow("massive:watermark", "hash", "staging", "none", "feed receive time up to which all frames are in"),
     KeyRow("massive:cursor:{GROUP}", "hash", "all", "none", "durable low watermark of a group, per stream"),
     KeyRow("massive:lease:{NAME}", "string", "all", "lease", "the one owner of a tick, a socket, a sweep"),
@@ -309,6 +310,10 @@ class Keys:
     def building(self, symbol: str) -> str:
         """The promotion in progress."""
         return f"{self._massive}building:{self.tag(symbol)}"
+
+    def feed(self, symbol: str) -> str:
+        """When the feed last told of an option of this underlying."""
+        return f"{self._massive}feed:{self.tag(symbol)}"
 
     def watermark(self, symbol: str) -> str:
         """Receive time up to which every frame is in."""

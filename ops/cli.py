@@ -12,6 +12,7 @@ from time import sleep
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from contracts.errors import FatalError, MarketSwarmError
 from contracts.settings import WIDTHS_PREFIX, Settings, load_settings
@@ -50,6 +51,24 @@ class Side(StrEnum):
     CALL = "call"
     PUT = "put"
 
+
+class EpochsGroup(TyperGroup):
+    """`epochs` and `epochs SPX` are short for `epochs show` and `epochs show SPX`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Put `show` before what names no other command and asks for no help."""
+        if not args or args[0] not in (*self.commands, "--help"):
+            args = ["show", *args]
+        return super().parse_args(ctx, args)
+
+
+epochs_app = typer.Typer(
+    cls=EpochsGroup,
+    help="Epochs: show them (also without a command, or by symbol alone), compare two, force a new one.",
+    subcommand_metavar="[U] | COMMAND [ARGS]...",
+    rich_markup_mode=None,
+)
+app.add_typer(epochs_app, name="epochs")
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 AllStrikes = Annotated[bool, typer.Option("--all-strikes", help="No window around spot.")]
@@ -204,35 +223,9 @@ def status(as_json: AsJson = False) -> None:
     if as_json:
         print(json.dumps(found))
         return
-    from rich.console import Console
+    from ops.terminal import print_status
 
-    from ops.terminal import status_view
-
-    Console().print(status_view(found))
-
-
-@app.command()
-def epochs(
-    symbol: Annotated[str | None, typer.Argument(metavar="[U]", help="One underlying. [default: all]")] = None,
-    everything: Annotated[bool, typer.Option("--all", help="The whole timeline, newest first.")] = False,
-    as_json: AsJson = False,
-    watch: Annotated[bool, typer.Option("--watch", help="Print again every two seconds until Ctrl-C.")] = False,
-) -> None:
-    """Print the active epoch of every symbol: age, dirty, dormant, forced, and what entered the models.
-
-    HEATMAP and GEX count the contracts that entered the latest published models; "-" where the models are of
-    another epoch.
-    """
-    from ops.epochs import epochs_table, read_epochs
-
-    settings = _joined_settings()
-    symbols = settings.massive_symbols if symbol is None else (_known(symbol, settings),)
-
-    def show() -> None:
-        rows = read_epochs(_redis_url(settings), settings, symbols, everything=everything)
-        print(json.dumps(rows) if as_json else epochs_table(rows), flush=True)
-
-    _repeat(show, 2.0 if watch else 0.0)
+    print_status(found)
 
 
 @app.command()
@@ -333,14 +326,29 @@ def validate(
 
 
 @app.command()
-def chaos(kills: Annotated[int, typer.Option(min=1, help="How many processes to kill.")] = 40) -> None:
+def chaos(
+    kills: Annotated[int, typer.Option(min=1, help="How many processes to kill.")] = 40,
+    seconds: Annotated[float, typer.Option(min=0, help="Soak for so long instead of counting kills.")] = 0.0,
+    every: Annotated[float, typer.Option(min=0, help="Soak: seconds between kills; 0 kills nothing.")] = 10.0,
+    force_every: Annotated[
+        float, typer.Option(min=0, help="Soak: seconds between forced epochs; 0 forces none.")
+    ] = 5.0,
+    rate: Annotated[int, typer.Option(min=1, help="Own pipeline: quote events per second.")] = 5000,
+    contracts: Annotated[int, typer.Option(min=10, help="Own pipeline: contracts per symbol.")] = 1000,
+    staging: Annotated[int, typer.Option(min=1, help="Own pipeline: staging processes.")] = 2,
+    seed: Annotated[int, typer.Option(help="Seed of the market and of the kills.")] = 1,
+) -> None:
     """Kill -9 stage processes under load, then audit; exit 1 if anything was lost.
 
     Kills in the pipeline that is up. Without one it brings its own, and compares it with the fold of its inputs.
+    With --seconds it always brings its own, and kills and forces epochs at fixed intervals for that long.
     """
-    from ops.chaos import run_chaos
+    from ops.chaos import PROCESSES, Load, Soak, run_chaos, run_soak
 
-    raise typer.Exit(run_chaos(kills, _joined_settings()))
+    load = Load(rate, contracts, {**PROCESSES, StageName.STAGING: staging})
+    if seconds:
+        raise typer.Exit(run_soak(Soak(seconds, every, force_every), load, seed))
+    raise typer.Exit(run_chaos(kills, _joined_settings(), load, seed))
 
 
 @app.command()
@@ -349,6 +357,63 @@ def bench() -> None:
     from ops.bench import run_bench
 
     run_bench()
+
+
+# --- epochs
+
+
+@epochs_app.command("show")
+def epochs_show(
+    symbol: Annotated[str | None, typer.Argument(metavar="[U]", help="One underlying. [default: all]")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="The whole timeline, newest first.")] = False,
+    as_json: AsJson = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Print again every two seconds until Ctrl-C.")] = False,
+) -> None:
+    """Print the active epoch of every symbol: age, dirty, dormant, forced, and what entered the models.
+
+    HEATMAP and GEX count the contracts that entered the latest published models; "-" where the models are of
+    another epoch.
+    """
+    from ops.epochs import epochs_table, read_epochs
+
+    settings = _joined_settings()
+    symbols = settings.massive_symbols if symbol is None else (_known(symbol, settings),)
+
+    def show() -> None:
+        rows = read_epochs(_redis_url(settings), settings, symbols, everything=everything)
+        print(json.dumps(rows) if as_json else epochs_table(rows), flush=True)
+
+    _repeat(show, 2.0 if watch else 0.0)
+
+
+@epochs_app.command("diff")
+def epochs_diff(
+    before: Annotated[str, typer.Argument(metavar="A", help="An epoch id.")],
+    after: Annotated[str, typer.Argument(metavar="B", help="Another of the same symbol.")],
+    as_json: AsJson = False,
+) -> None:
+    """Print what changed from epoch A to epoch B: contracts added, dropped, and with other values, by plane.
+
+    Both must still have their contracts: those of a superseded epoch live for MASSIVE_EPOCH_TTL seconds.
+    """
+    from ops.epoch_diff import read_diff
+
+    settings = _joined_settings()
+    found = read_diff(_redis_url(settings), settings, before, after)
+    print(json.dumps(found.as_json()) if as_json else found.as_text())
+
+
+@epochs_app.command("force")
+def epochs_force(
+    symbol: Annotated[str, typer.Argument(metavar="U", help="The underlying.")],
+    timeout: Annotated[float, typer.Option(min=0, help="Seconds to wait for the new epoch; 0: do not.")] = 10.0,
+) -> None:
+    """Promote a new epoch over the same contracts, everything recomputed; prints its id."""
+    from ops.epoch_force import force_epoch
+
+    settings = _joined_settings()
+    epoch = force_epoch(_redis_url(settings), settings, _known(symbol, settings), timeout)
+    print(epoch or "ordered")
 
 
 # --- parked entries

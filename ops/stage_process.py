@@ -24,6 +24,7 @@ from consumers.probes import serving
 from consumers.runner import Activity, Runner
 from contracts.errors import FatalError, TransientError
 from contracts.keys import Keys
+from contracts.ports import GetMemoryPolicy
 from contracts.settings import Settings
 from contracts.topology import StageName
 from ops.logs import configure_logs
@@ -176,7 +177,7 @@ class StageProcess:
 
 async def warn_if_evicting(broker: Broker) -> None:
     """Say so when the server may delete our keys to save memory: then the board can lose contracts."""
-    policy = await broker.server_memory_policy()
+    (policy,) = await broker.read(GetMemoryPolicy())
     if policy not in ("", "noeviction"):
         log.warning("server_may_evict", policy=policy, reason="set maxmemory-policy to noeviction")
 
@@ -191,6 +192,7 @@ async def _ending_all(part: Work, stop: asyncio.Event) -> None:
 
 async def apply_tick(broker: Broker, ticker: Ticker, lease: str, owner: str) -> None:
     """Load, step and commit one tick; a refusal means that the lease or the epoch is another's now."""
+    now_ts = time()  # before the load: a frame that arrives meanwhile is not taken for processed
     state = await ticker.load(broker)
-    for commit in ticker.step(state, time(), lease, owner):
+    for commit in ticker.step(state, now_ts, lease, owner):
         await broker.commit(commit)

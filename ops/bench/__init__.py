@@ -7,7 +7,7 @@ import json
 
 def run_bench() -> None:
     """Run every measurement; ratios are between figures of the same run."""
-    from ops.bench import growth, hydrate, latency, volatility
+    from ops.bench import growth, hydrate, latency, promotion, volatility
 
     def report(line: str) -> None:
         print(line, flush=True)
@@ -16,6 +16,7 @@ def run_bench() -> None:
     for size, rates in hydrated.items():
         ratios = ", ".join(f"{rates['ours'] / rates[name]:.2f} x {name}" for name in rates if name != "ours")
         report(f"hydrate  {size:3} events a frame  ours is {ratios}")
+    promotions = promotion.measure_promotions(report)
     drain = latency.measure_drain(report)
     latencies = {rate: latency.measure_latency(rate, report) for rate in latency.FRAME_EVENTS}
     solvers, ticks = volatility.measure_solvers(report), volatility.measure_tick(report)
@@ -25,6 +26,7 @@ def run_bench() -> None:
     }
     figures = {
         "hydrate": hydrated,
+        "promotion": promotions,
         "drain": drain,
         "latency": latencies,
         "volatility": solvers,

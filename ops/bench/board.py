@@ -77,14 +77,13 @@ def contracts(count: int, expirations: Sequence[str] = EXPIRATIONS) -> list[Cont
     return found
 
 
-def publish_chain(client: Any, keys: Keys, board: Sequence[Contract]) -> None:
-    """Write the snapshots of a board and announce them, as the massive stage does."""
+def publish_chain(client: Any, keys: Keys, board: Sequence[Contract], fetch: int = 1, **values: object) -> None:
+    """Write the snapshots of a board and announce them, as the massive stage does; `values` are more of each row."""
     now = time.time()
+    told: dict[str, Any] = {"bid": 10.0, "ask": 10.2, "quote_ts": now - 3600, "oi": 100.0, **values}
     by_expiration: dict[str, list[ChainRow]] = {}
     for cid, expiration, kind, strike in board:
-        row = ChainRow(
-            cid, "SPXW", kind, strike, "pm", "european", 100, bid=10.0, ask=10.2, quote_ts=now - 3600, oi=100.0
-        )
+        row = ChainRow(cid, "SPXW", kind, strike, "pm", "european", 100, **told)
         by_expiration.setdefault(expiration, []).append(row)
     received = {}
     for expiration, rows in by_expiration.items():
@@ -92,7 +91,7 @@ def publish_chain(client: Any, keys: Keys, board: Sequence[Contract]) -> None:
         snapshot = ChainSnapshot(now, SYMBOL, expiration, round(SPOT), 500, tuple(rows))
         client.set(key, encode_snapshot(snapshot), px=600_000)
         received[expiration] = key
-    message = ChainCompleted(SYMBOL, 1, now, tuple(received), received, (), SPOT, now)
+    message = ChainCompleted(SYMBOL, fetch, now, tuple(received), received, (), SPOT, now)
     client.xadd(keys.chain_stream(SYMBOL), encode(message))
 
 

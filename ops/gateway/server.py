@@ -29,7 +29,7 @@ from contracts.keys import Keys
 from contracts.plan import STRATEGIES
 from contracts.settings import Settings
 from ops.gateway.follower import Follower
-from ops.gateway.metrics import Counters, read_counters, render_metrics
+from ops.gateway.metrics import Counters, Healths, read_counters, read_healths, render_metrics
 from ops.gateway.stream import parse_id
 from ops.logs import configure_logs
 from ops.status import read_status
@@ -264,9 +264,11 @@ class Gateway:
 
     async def _metrics(self, _: web.Request) -> web.Response:
         counters: Counters | None = None
+        healths: Healths = {}
         with suppress(TransientError):
+            healths = await read_healths(self._broker, self._keys, self._settings.massive_symbols)
             counters = await read_counters(self._broker, self._keys, partitions(self._settings))
-        page = render_metrics(list(self.followers.values()), counters)
+        page = render_metrics(list(self.followers.values()), counters, healths)
         return web.Response(body=page, headers={"Content-Type": CONTENT_TYPE_LATEST})
 
 

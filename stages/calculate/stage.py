@@ -234,7 +234,18 @@ class Calculation:
         writes: list[Write] = [
             write,
             Advance(
-                versions, plane.id, "tiles", "quotes", tiles.version, tiles.watermark, dirty, "published", ahead, marks
+                versions,
+                plane.id,
+                "tiles",
+                "quotes",
+                tiles.version,
+                tiles.watermark,
+                dirty,
+                "published",
+                ahead,
+                marks,
+                keys.latency(Stat.EPOCH, symbol),
+                keys.analytics(Stat.EPOCH, symbol),
             ),
             Count(keys.analytics(Stat.STRATEGY, symbol), counts),
         ]

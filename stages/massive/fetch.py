@@ -437,6 +437,7 @@ def _completed(symbol: str, number: int, fetched: Fetched, received: dict[str, s
         failed=tuple(fetched.failures),
         spot=fetched.spot.value if fetched.spot else None,
         spot_ts=fetched.spot.ts if fetched.spot else None,
+        ended_ts=fetched.ended_ts,
     )
 
 

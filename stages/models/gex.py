@@ -348,7 +348,7 @@ def _newest_quote(cuts: Mapping[str, AnalyticsCut]) -> float | None:
 
 
 def _newest_open_interest(cuts: Mapping[str, AnalyticsCut]) -> float | None:
-    """Time of the newest chain that told any open interest used here."""
-    times = [cut.chain["greeks"]["chain_ts"][np.isfinite(cut.chain["interest"]["oi"])] for cut in cuts.values()]
+    """Start of the newest session whose open interest is used here: it is latched for a session."""
+    times = [cut.chain["interest"]["asof"][np.isfinite(cut.chain["interest"]["oi"])] for cut in cuts.values()]
     newest = max((float(np.nan_to_num(ts).max(initial=0.0)) for ts in times), default=0.0)
     return newest or None

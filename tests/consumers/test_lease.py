@@ -22,8 +22,8 @@ LEASE = KEYS.lease("tick", "SPX")
 @pytest.fixture(autouse=True)
 def short_leases(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leases of 0.2 s, looked at every 20 ms."""
-    monkeypatch.setattr(lease_module, "LEASE_MS", 200)
-    monkeypatch.setattr(lease_module, "RENEW_EVERY_S", 0.02)
+    for name, value in {"LEASE_MS": 200, "LATE_MS": 200, "RENEW_EVERY_S": 0.02, "STANDBY_EVERY_S": 0.02}.items():
+        monkeypatch.setattr(lease_module, name, value)
 
 
 @pytest.fixture
@@ -79,6 +79,23 @@ async def test_periodic_work_passes_on_when_its_holder_dies(brokers: list[Broker
     await asyncio.wait({dying})
     heir = asyncio.create_task(every(brokers[1], LEASE, 0.02, act, stop))
     await wait_until_async(lambda: done[-1] == "two", "the other works", 1.0)
+    stop.set()
+    await heir
+
+
+async def test_periodic_work_with_a_long_period_passes_on_as_soon_as_its_lease_ran_out(
+    brokers: list[Broker], client: Any
+) -> None:
+    """The others do not wait for a whole period to look."""
+    done: list[str] = []
+    stop = asyncio.Event()
+
+    async def act(lease: str, owner: str) -> None:
+        done.append(owner)
+
+    client.set(LEASE, "a holder that died", px=300)
+    heir = asyncio.create_task(every(brokers[0], LEASE, 60.0, act, stop))
+    await wait_until_async(lambda: done, "the heir works", 2.0)
     stop.set()
     await heir
 

@@ -19,7 +19,7 @@ from consumers.broker import Broker, RawEntry
 from consumers.runner import Runner
 from contracts.commit import Commit, Count, FieldIs, Guard
 from contracts.errors import DataError, FatalError, NewerSchemaError, TransientError
-from contracts.keys import Keys
+from contracts.keys import Keys, Stat
 from contracts.messages import PlaneDirty, decode, encode
 from contracts.ports import Reader
 from contracts.stage import Entry, Source, Stage
@@ -255,6 +255,47 @@ async def test_a_refused_commit_loads_and_steps_again(start: Start, client: Any)
     worker = start(Tiny(load=load, step=step))
     await until_seen(client, once("done"))
     assert (loads, worker.runner.activity.refused) == ([0, 1], 1)
+
+
+@pytest.mark.parametrize(
+    ("key", "held", "counted"),
+    [
+        (KEYS.active("SPX"), False, {b"stale_epoch_refusals": b"1"}),
+        (KEYS.active("SPX"), True, {b"fences": b"1"}),
+        (KEYS.building("SPX"), True, {b"fences": b"1"}),
+        (KEYS.tick("SPX"), False, {}),
+    ],
+    ids=["the epoch changed", "a promotion lost to another epoch", "a promotion lost to another builder", "another"],
+)
+async def test_what_is_refused_because_the_board_moved_on_is_counted(
+    start: Start, client: Any, key: str, *, held: bool, counted: dict[bytes, bytes]
+) -> None:
+    """By the runner, in a commit of its own: a refused commit writes nothing."""
+    tries: list[int] = []
+
+    def step(state: object, entries: Entries) -> list[Commit]:
+        tries.append(1)
+        ids = tuple(entry.id for entry in entries)
+        if len(tries) == 1:
+            return [Commit(() if held else ids, (FieldIs(key, "SPX", "gone"),), holds=ids if held else ())]
+        return count_each(state, entries)
+
+    add(client, "a")
+    start(Tiny(step=step))
+    await until_seen(client, once("a"))
+    assert client.hgetall(KEYS.analytics(Stat.EPOCH, "SPX")) == counted
+
+
+async def test_a_builder_whose_entry_another_owns_is_a_fence(start: Start, client: Any) -> None:
+    def step(state: object, entries: Entries) -> list[Commit]:
+        ids = tuple(entry.id for entry in entries)
+        client.xclaim(STREAM, GROUP, "another", 0, [one.id for one in ids])
+        return [Commit(holds=ids)]
+
+    add(client, "a")
+    worker = start(Tiny(step=step))
+    await wait_until_async(lambda: client.hgetall(KEYS.analytics(Stat.EPOCH, "SPX")) == {b"fences": b"1"}, "a fence")
+    assert worker.runner.activity.lost == 1
 
 
 # --- poison

@@ -90,8 +90,9 @@ def test_a_truncated_blob_is_refused(length: int) -> None:
 
 
 def test_negative_sizes_are_refused_even_where_they_add_up() -> None:
-    rows, cells = -2, 25  # 16 bytes a cell, so many that both sizes cancel out
-    assert 2 * (QUOTE_ROW.itemsize + CHAIN_ROW.itemsize + EXPOSURE_ROW.itemsize) - PLANE_ROW.itemsize == 16 * cells
+    row_bytes = QUOTE_ROW.itemsize + CHAIN_ROW.itemsize + EXPOSURE_ROW.itemsize
+    rows, cells = -2, (2 * row_bytes - PLANE_ROW.itemsize) // 16  # so many 16-byte cells that both sizes cancel out
+    assert 2 * row_bytes - PLANE_ROW.itemsize == 16 * cells
     with pytest.raises(DataError, match="-2 contracts"):
         decode_cut(struct.pack("<qdqqq", 41, 12.5, rows, 3, cells))
 

@@ -17,6 +17,7 @@ from stages.calculate.tiles import compute_tiles
 
 ROOT = "SPXW"
 EXPIRATION = "2026-01-16"
+SESSION_START = settlement_ts("SPX", EXPIRATION) - 7200  # 07:30 in New York: open interest is of today
 AN_HOUR_BEFORE = settlement_ts("SPX", EXPIRATION) - 3600  # 08:30 in New York: SPXW has until 16:00
 
 Contract = tuple[str, float]  # side, strike
@@ -76,6 +77,7 @@ def chain_of(plane: Plane, values: Mapping[Contract, tuple[float | None, float |
         chain["greeks"]["gamma"][row] = np.nan if gamma is None else gamma
         chain["interest"]["oi"][row] = np.nan if open_interest is None else open_interest
         chain["greeks"]["chain_ts"][row] = AN_HOUR_BEFORE
+        chain["interest"]["asof"][row] = SESSION_START
     return chain
 
 

@@ -16,7 +16,7 @@ from contracts.geometry import Geometry, Listing, build_geometry
 from contracts.symbology import CALL, PUT
 from stages.calculate.exposure import GammaMode
 from stages.models.gex import gex_messages, gex_model
-from tests.stages.boards import AN_HOUR_BEFORE, both_sides, chain_of, cut_of, listing, moment_of
+from tests.stages.boards import AN_HOUR_BEFORE, SESSION_START, both_sides, chain_of, cut_of, listing, moment_of
 
 NEXT_WEEK = "2026-01-23"
 
@@ -294,7 +294,7 @@ def test_the_message_says_what_it_is_and_when() -> None:
         "complete_to": 1768000001.5,
         "asof_quote": 1_768_599_999.25,
         "asof_spot": AN_HOUR_BEFORE,
-        "oi_asof": AN_HOUR_BEFORE,
+        "oi_asof": SESSION_START,
         "spot": 100.0,
         "unit": "usd_per_1pct",
         "sign_convention": "calls+ puts-",
