@@ -24,7 +24,9 @@ from tests.servers import container_server, embedded_server, given_server, redis
 # `--hypothesis-profile=quick`: a failing example is reported as it was found; `thorough`: a hundred times the examples
 hypothesis.settings.register_profile("quick", phases=(hypothesis.Phase.explicit, hypothesis.Phase.generate))
 hypothesis.settings.register_profile("thorough", max_examples=10_000)
-hypothesis.settings.register_profile("few", max_examples=5, phases=(hypothesis.Phase.explicit, hypothesis.Phase.generate))
+hypothesis.settings.register_profile(
+    "few", max_examples=5, phases=(hypothesis.Phase.explicit, hypothesis.Phase.generate)
+)
 
 
 @pytest.hookimpl(tryfirst=True)
