@@ -16,7 +16,9 @@ from typing import Any
 import redis
 
 from consumers.broker import Broker, RawEntry
-from contracts.commit import Applied, EntryId
+from contracts.commit import Applied, Commit, EntryId, Outcome
+from contracts.keys import Keys
+from contracts.ports import Read
 from contracts.stage import Entry, Source
 from contracts.topology import StageName
 from ops.bench.board import (
@@ -73,6 +75,33 @@ async def _promotions(count: int) -> dict[str, list[float]]:
     return {"bootstrap": bootstrap, "geometry": geometry}
 
 
+class _TimedBroker(Broker):
+    """Every read and every commit is one script; ms of each, as the server counts them."""
+
+    def __init__(self, url: str, keys: Keys, statistics_of: Any) -> None:
+        super().__init__(url, StageName.STAGING, "bench", keys.cursor(StageName.STAGING, SYMBOL))
+        self.times_ms: list[float] = []
+        self._statistics_of = statistics_of
+
+    async def read(self, *reads: Read) -> list[object]:
+        """Several reads at one moment, timed."""
+        before = self._scripts_ms()
+        found = await super().read(*reads)
+        self.times_ms.append(self._scripts_ms() - before)
+        return found
+
+    async def commit(self, commit: Commit, merged_before: int = 0) -> Outcome:
+        """A commit, timed."""
+        before = self._scripts_ms()
+        outcome = await super().commit(commit, merged_before)
+        self.times_ms.append(self._scripts_ms() - before)
+        return outcome
+
+    def _scripts_ms(self) -> float:
+        found = self._statistics_of.info("commandstats").get("cmdstat_evalsha", {"usec": 0})
+        return float(found["usec"]) / 1000
+
+
 class _Staging:
     """One consumer of the staging stage, step by step."""
 
@@ -81,7 +110,7 @@ class _Staging:
         self._keys = keys_of(settings)
         self._client: Any = redis.Redis.from_url(url)
         self._chains, self._frames = stage_of(StageName.STAGING, settings).sources
-        self._broker = Broker(url, StageName.STAGING, "bench", self._keys.cursor(StageName.STAGING, SYMBOL))
+        self._broker = _TimedBroker(url, self._keys, self._client)
         self._fetch = 0
 
     async def open(self) -> None:
@@ -99,37 +128,32 @@ class _Staging:
         self._fetch += 1
         publish_chain(self._client, self._keys, board, self._fetch, **FULL_ROW)
 
+        timed: list[float] = []
+
         async def hydrate() -> None:
+            timed.extend(self._broker.times_ms)
             append_frames(self._client, self._keys.ws_stream(SYMBOL), meanwhile)
             await self._work(self._frames)
+            self._broker.times_ms.clear()
 
-        return await self._work(self._chains, hydrate if meanwhile else None)
+        self._broker.times_ms.clear()
+        await self._work(self._chains, hydrate if meanwhile else None)
+        return [*timed, *self._broker.times_ms]
 
-    async def _work(self, source: AnySource, before_switch: Callable[[], Awaitable[None]] | None = None) -> list[float]:
-        """Load, step and commit what waits on a stream; ms of every load and every commit."""
+    async def _work(self, source: AnySource, before_switch: Callable[[], Awaitable[None]] | None = None) -> None:
+        """Load, step and commit what waits on a stream."""
         entries = [_decoded(source, one) for one in await self._broker.read_new(source.stream, source.batch)]
-        times_ms: list[float] = []
         while entries:
-            merged, before = 0, self._scripts_ms()
-            commits = source.step(await source.load(self._broker, entries), entries)
-            times_ms.append(self._scripts_ms() - before)
-            for commit in commits:
+            merged = 0
+            for commit in source.step(await source.load(self._broker, entries), entries):
                 if commit.decides and before_switch is not None:
                     await before_switch()
-                before = self._scripts_ms()
                 outcome = await self._broker.commit(commit, merged)
-                times_ms.append(self._scripts_ms() - before)
                 if not isinstance(outcome, Applied):
                     break
                 merged = outcome.merged
                 done = set(commit.acknowledges)
                 entries = [entry for entry in entries if entry.id not in done]
-        return times_ms
-
-    def _scripts_ms(self) -> float:
-        """Time the server has spent in scripts."""
-        found = self._client.info("commandstats").get("cmdstat_evalsha", {"usec": 0})
-        return float(found["usec"]) / 1000
 
 
 def _decoded(source: AnySource, one: RawEntry) -> Entry[Any]:

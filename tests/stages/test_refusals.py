@@ -65,22 +65,26 @@ def a_fetch(number: int, first_strike: int = 0, **values: Any) -> Act:
 
 
 def a_carry(*cids: str) -> Act:
-    """A promotion that stopped right after its switch; these contracts have quotes that are still to be carried."""
+    """A promotion that stopped right after its switch; these contracts got quotes while it was built."""
 
     def act(pipeline: Pipeline) -> None:
-        a_frame(*cids)(pipeline)
-        pipeline.run(STAGING)
         before = pipeline.active()
         a_fetch(2, first_strike=1)(pipeline)
 
-        def stop_after_the_switch(_: Commit) -> None:
+        def stop_after_the_switch(commit: Commit) -> None:
             if pipeline.active() != before:
                 raise ProcessDiedError
+            if commit.decides and cids:
+                feeder = pipeline.fork()
+                feeder.skip(pipeline.keys.chain_stream("SPX"))
+                a_frame(*cids)(feeder)
+                feeder.run(STAGING)
 
         pipeline.before_commit = stop_after_the_switch
         with pytest.raises(ProcessDiedError):
             pipeline.run(STAGING)
         pipeline.restart()
+        pipeline.skip(pipeline.keys.ws_stream("SPX"))
 
     return act
 
