@@ -16,6 +16,7 @@ from contracts.errors import FatalError, MarketSwarmError
 from contracts.settings import WIDTHS_PREFIX, Settings, load_settings
 from contracts.topology import StageName
 from ops.joining import joined_environment
+from ops.mock.scenario import SCENARIOS, parse_scenario
 from ops.provider_key import load_settings_with_key
 
 EXIT_ERROR = 1
@@ -47,7 +48,12 @@ ContractsOption = Annotated[
     int | None, typer.Option("--contracts", help="About how many contracts per symbol. [default: 2000]")
 ]
 ScenarioOption = Annotated[
-    str | None, typer.Option("--scenario", help="What goes wrong at the provider, by name. [default: normal]")
+    str | None,
+    typer.Option(
+        "--scenario",
+        help=f"What happens at the provider: {', '.join(SCENARIOS)}. A duration may follow what lasts: silence:12s. "
+        "[default: normal]",
+    ),
 ]
 
 
@@ -102,6 +108,8 @@ def up(
     from ops.programs import MockChoice
     from ops.up import run_up
 
+    if scenario is not None:
+        parse_scenario(scenario)  # refused before anything is started
     raise typer.Exit(run_up(MockChoice(chain, rate, seed, contracts, scenario), os.environ))
 
 

@@ -17,6 +17,7 @@ from aiohttp import WSMsgType, web
 
 from ops.mock.market import Event, encode_frames
 from ops.mock.provider import Provider
+from ops.mock.scenario import Fault
 
 OPTIONS = "options"
 INDICES = "indices"
@@ -166,7 +167,7 @@ class Feed:
                 index_at = now
                 self._send_indices(ts_ms)
             count = pace.due(now)
-            if count and not self._provider.is_silent():
+            if count and not self._provider.suffers(Fault.SILENCE):
                 self._send_quotes(ts_ms, count)
 
     def _send_quotes(self, ts_ms: int, count: int) -> None:

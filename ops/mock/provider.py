@@ -11,9 +11,9 @@ from aiohttp import web
 
 from contracts.errors import FatalError
 from ops.chain_file import read_chain_file
-from ops.mock.clock import ClockFile, MarketClock
+from ops.mock.clock import ClockFile, MarketClock, moment_of
 from ops.mock.market import Market, first_moment
-from ops.mock.scenario import Scenario, parse_scenario
+from ops.mock.scenario import Fault, Scenario, parse_scenario
 
 _SYMBOL = re.compile(r"[A-Z]{1,5}\Z")
 
@@ -52,7 +52,7 @@ class Provider:
     clock_file: ClockFile
     scenario: Scenario
     started: float = field(default_factory=time.monotonic)
-    _strike_added: bool = False
+    _strikes_added: int = 0
 
     @classmethod
     def of(cls, options: MockOptions) -> Provider:
@@ -61,11 +61,18 @@ class Provider:
         scenario = parse_scenario(options.scenario)
         if options.chain is None:
             clock_file = ClockFile(options.data, "synthetic")
-            clock = MarketClock(clock_file.load() or first_moment(options.seed), always_open=True)
+            clock = _synthetic_clock(clock_file.load() or first_moment(options.seed), scenario)
             market = Market.synthetic(
-                options.symbols, options.seed, options.contracts, clock.now(), still=options.rate == 0
+                options.symbols,
+                options.seed,
+                options.contracts,
+                clock.now(),
+                still=options.rate == 0,
+                rate=clock.rate,
+                delist_after_s=scenario.delist_after_s,
             )
         else:
+            _check_chain(options, scenario)
             chain = read_chain_file(options.chain)
             clock_file = ClockFile(options.data, options.chain.name)
             # Never before the file's own moment: the folder may know another file of the same name.
@@ -79,42 +86,46 @@ class Provider:
 
     def accepts(self, key: str) -> bool:
         """Whether this API key is good."""
-        if not key or self.scenario.unauthorised.covers(self.elapsed_s()):
+        if not key or self.suffers(Fault.UNAUTHORISED):
             return False
         return self.options.key is None or key == self.options.key
 
-    def is_dead(self) -> bool:
-        """Whether an outage makes us drop everything."""
-        return self.scenario.dead.covers(self.elapsed_s())
-
-    def is_throttled(self) -> bool:
-        """Whether REST answers 429."""
-        return self.scenario.throttled.covers(self.elapsed_s())
+    def suffers(self, fault: Fault) -> bool:
+        """Whether this fault lasts now."""
+        return self.scenario.acts(fault, self.elapsed_s())
 
     def refuses_sockets(self) -> bool:
         """Whether WebSockets are aborted and refused."""
-        return self.is_dead() or self.scenario.disconnected.covers(self.elapsed_s())
-
-    def is_silent(self) -> bool:
-        """Whether the feed sends no option events."""
-        return self.scenario.silent.covers(self.elapsed_s())
+        return self.suffers(Fault.OUTAGE) or self.suffers(Fault.RECONNECT)
 
     def failing_expiration(self) -> str | None:
         """The expiration whose pages answer 500: the second one, while a partial-chain scenario acts."""
-        if not self.scenario.failing_expiration.covers(self.elapsed_s()):
+        if not self.suffers(Fault.PARTIAL_CHAIN):
             return None
         return sorted({contract.expiration for contract in self.market.listing.contracts})[:2][-1]
 
     def refresh(self) -> float:
         """Bring the market to the present moment and return it (epoch seconds, market clock)."""
         elapsed_s = self.elapsed_s()
-        if elapsed_s >= self.scenario.new_strike_after_s and not self._strike_added:
-            self._strike_added = True
+        while self._strikes_added < self.scenario.times_begun(Fault.NEW_STRIKE, elapsed_s):
+            self._strikes_added += 1
             self.market.new_strike()
         self.market.spot_factor = self.scenario.spot_factor(elapsed_s)
         ts = self.clock.now()
         self.market.advance(ts)
         return ts
+
+
+def _synthetic_clock(ts: float, scenario: Scenario) -> MarketClock:
+    """The clock of a market that has come to `ts`: in session for ever, or from where the scenario wants it."""
+    if scenario.start is None:
+        return MarketClock(ts, rate=scenario.rate, always_open=True)
+    return MarketClock(moment_of(scenario.start, ts), rate=scenario.rate)
+
+
+def _check_chain(options: MockOptions, scenario: Scenario) -> None:
+    if scenario.start is not None:
+        raise FatalError(f"--scenario {options.scenario} is of the synthetic market: a recorded chain has its own time")
 
 
 def _check(options: MockOptions) -> None:

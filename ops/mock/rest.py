@@ -17,6 +17,7 @@ from ops.mock import rows, trading_days
 from ops.mock.noise import IntArray
 from ops.mock.pages import Query, page_of
 from ops.mock.provider import PROVIDER, Provider
+from ops.mock.scenario import Fault
 
 _SNAPSHOT_LIMIT = 250
 _REFERENCE_LIMIT = 1000
@@ -54,7 +55,7 @@ def add_routes(app: web.Application) -> None:
 async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
     """What stands before every endpoint: outages, unknown routes, keys, throttling, malformed parameters."""
     provider = request.app[PROVIDER]
-    if provider.is_dead() and request.transport is not None:
+    if provider.suffers(Fault.OUTAGE) and request.transport is not None:
         request.transport.abort()
         return web.Response(status=503)  # nobody reads it
     if request.match_info.http_exception is not None:
@@ -63,7 +64,7 @@ async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
         return await handler(request)  # WebSockets authenticate by message
     if not provider.accepts(_key(request)):
         return _error(401, "Unknown API Key")
-    if provider.is_throttled():
+    if provider.suffers(Fault.THROTTLED):
         return _error(429, _TOO_MANY)
     try:
         return await handler(request)

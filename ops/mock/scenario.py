@@ -1,6 +1,7 @@
-"""What can go wrong at a provider, by name: a table of scenarios and when each of them acts.
+"""What happens at a provider, by name: faults that come at a time, and the moment at which a market starts.
 
-Times are seconds since the mock started, by the local clock. `name:12s` sets how long the disturbance lasts.
+A scenario is a value: steps over time and where on the calendar its market begins. Times of steps are seconds
+since the mock started, by the local clock. `name:12s` sets how long the fault of a named scenario lasts.
 """
 
 from __future__ import annotations
@@ -9,76 +10,133 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from datetime import time
+from enum import StrEnum
+from types import MappingProxyType
 
 from contracts.errors import FatalError
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)\Z")
 _UNIT_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 
+_AT_S = 20.0  # a pipeline that starts with the mock is live by then
+_GAP = 0.03  # fraction of the spot: out of every window
+
+
+class Fault(StrEnum):
+    """What can go wrong; the comment says what a client sees."""
+
+    # the feed
+    SILENCE = "silence"  # no option events; sockets, index values and REST stay alive
+    RECONNECT = "reconnect"  # sockets are aborted and refused
+
+    # REST
+    PARTIAL_CHAIN = "partial-chain"  # pages with the second expiration answer 500
+    UNAUTHORISED = "401"  # every key is refused, by REST and by the feed
+    THROTTLED = "429"  # too many requests
+
+    # everything
+    OUTAGE = "outage"  # REST and sockets are dropped without an answer
+
+    # the market
+    NEW_STRIKE = "new-strike"  # each symbol's first expiration lists one more strike
+    SPOT_GAP = "spot-gap"  # the spot jumps
+
 
 @dataclass(frozen=True, slots=True)
-class Window:
-    """From `after_s` on for `length_s`, again every `every_s` (never again by default)."""
+class Step:
+    """A fault from `at_s` on for `for_s` seconds (0: a moment), again every `every_s` (never again by default).
 
-    after_s: float
-    length_s: float
+    `by` is how much, where a fault has a size: the jump of the spot as a fraction of it.
+    """
+
+    what: Fault
+    at_s: float = _AT_S
+    for_s: float = 0.0
     every_s: float = math.inf
+    by: float = 0.0
 
     def covers(self, elapsed_s: float) -> bool:
-        """Whether the window is open."""
-        since = elapsed_s - self.after_s
+        """Whether the fault lasts at this time."""
+        since = elapsed_s - self.at_s
         if since < 0.0:
             return False
-        return (since if math.isinf(self.every_s) else since % self.every_s) < self.length_s
+        return (since if math.isinf(self.every_s) else since % self.every_s) < self.for_s
+
+    def times_begun(self, elapsed_s: float) -> int:
+        """How often the fault has begun by now."""
+        since = elapsed_s - self.at_s
+        if since < 0.0:
+            return 0
+        return 1 if math.isinf(self.every_s) else 1 + int(since // self.every_s)
 
 
-NEVER = Window(math.inf, 0.0)
-ALWAYS = Window(0.0, math.inf)
+class Day(StrEnum):
+    """Which day of the calendar a scenario takes."""
+
+    ORDINARY = "ordinary-day"  # trades, and is no monthly expiration
+    THIRD_FRIDAY = "third-friday"  # a monthly expiration: AM series settle at its opening
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """The first such moment of New York time that a data folder's market has not passed yet."""
+
+    day: Day
+    clock: time
 
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """One disturbance of an otherwise healthy provider; the default is none."""
+    """Faults over time, and the market they happen in; the default is a healthy provider in session.
 
-    silent: Window = NEVER  # no option events, sockets stay open
-    disconnected: Window = NEVER  # sockets aborted and refused
-    dead: Window = NEVER  # REST and sockets dropped without an answer
-    failing_expiration: Window = NEVER  # pages with the second expiration answer 500
-    throttled: Window = NEVER  # REST answers 429
-    unauthorised: Window = NEVER  # every key is refused
-    new_strike_after_s: float = math.inf
-    gap_after_s: float = math.inf
-    gap: float = 0.0  # jump of the spot, fraction
-    drift_per_minute: float = 0.0  # fraction, swinging between plus and minus drift_limit
-    drift_limit: float = 0.04
+    With `start` the market begins at that moment and runs through opening and close. `rate` is market seconds per
+    second. `delist_after_s`: an expiration leaves the listing so long after it settled; None: with its day.
+    """
+
+    steps: tuple[Step, ...] = ()
+    start: Start | None = None
+    rate: float = 1.0
+    delist_after_s: float | None = None
+
+    def acts(self, fault: Fault, elapsed_s: float) -> bool:
+        """Whether this fault lasts at this time."""
+        return any(step.what is fault and step.covers(elapsed_s) for step in self.steps)
+
+    def times_begun(self, fault: Fault, elapsed_s: float) -> int:
+        """How often this fault has begun by now."""
+        return sum(step.times_begun(elapsed_s) for step in self.steps if step.what is fault)
 
     def spot_factor(self, elapsed_s: float) -> float:
-        """What the spot path is multiplied with."""
-        jump = self.gap if elapsed_s >= self.gap_after_s else 0.0
-        return (1.0 + jump) * (1.0 + self._drift(elapsed_s))
-
-    def _drift(self, elapsed_s: float) -> float:
-        if self.drift_per_minute == 0.0:
-            return 0.0
-        limit = self.drift_limit
-        way = self.drift_per_minute * elapsed_s / 60.0
-        return limit - abs((way + limit) % (4.0 * limit) - 2.0 * limit)
+        """What the spot path is multiplied with: every jump so far."""
+        gaps = (step for step in self.steps if step.what is Fault.SPOT_GAP)
+        return math.prod((1.0 + step.by) ** step.times_begun(elapsed_s) for step in gaps)
 
 
-SCENARIOS: Mapping[str, Scenario] = {
-    "normal": Scenario(),
-    "silence": Scenario(silent=Window(20.0, 12.0, 60.0)),
-    "reconnect": Scenario(disconnected=Window(20.0, 3.0, 30.0)),
-    "outage": Scenario(dead=Window(20.0, 1200.0)),
-    "partial-chain": Scenario(failing_expiration=Window(20.0, 60.0, 120.0)),
-    "new-strike": Scenario(new_strike_after_s=20.0),
-    "spot-gap": Scenario(gap_after_s=20.0, gap=0.03),
-    "drift": Scenario(drift_per_minute=0.004),
-    "401": Scenario(unauthorised=ALWAYS),
-    "429": Scenario(throttled=Window(20.0, 5.0, 30.0)),
-}
-_WINDOWS = ("silent", "disconnected", "dead", "failing_expiration", "throttled")
+def lasting(fault: Fault, for_s: float = math.inf, at_s: float = 0.0) -> Scenario:
+    """One fault and nothing else; by default from the beginning for ever."""
+    return Scenario((Step(fault, at_s, for_s),))
+
+
+_BEFORE_OPEN = time(9, 29, 30)
+_BEFORE_CLOSE = time(15, 59, 30)
+
+SCENARIOS: Mapping[str, Scenario] = MappingProxyType(
+    {
+        "normal": Scenario(),
+        Fault.SILENCE: lasting(Fault.SILENCE, 12.0, _AT_S),
+        Fault.RECONNECT: lasting(Fault.RECONNECT, 3.0, _AT_S),
+        Fault.OUTAGE: lasting(Fault.OUTAGE, 1200.0, _AT_S),
+        Fault.PARTIAL_CHAIN: lasting(Fault.PARTIAL_CHAIN, 60.0, _AT_S),
+        Fault.NEW_STRIKE: lasting(Fault.NEW_STRIKE, 0.0, _AT_S),
+        Fault.SPOT_GAP: Scenario((Step(Fault.SPOT_GAP, by=_GAP),)),
+        "expiration-roll": Scenario(start=Start(Day.ORDINARY, _BEFORE_CLOSE), delist_after_s=0.0),
+        "am-settlement": Scenario(start=Start(Day.THIRD_FRIDAY, _BEFORE_OPEN)),
+        "drift": Scenario(start=Start(Day.ORDINARY, time(9, 30)), rate=60.0),
+        Fault.UNAUTHORISED: lasting(Fault.UNAUTHORISED),
+        Fault.THROTTLED: Scenario((Step(Fault.THROTTLED, _AT_S, 5.0, 30.0),)),
+    }
+)
 
 
 def parse_scenario(text: str) -> Scenario:
@@ -89,15 +147,12 @@ def parse_scenario(text: str) -> Scenario:
         raise FatalError(f"no scenario {name!r}; there are {', '.join(SCENARIOS)}")
     if not duration:
         return scenario
-    length_s = _seconds(duration, text)
-    for field in _WINDOWS:
-        window: Window = getattr(scenario, field)
-        if window != NEVER:
-            # A longer disturbance recurs later, so that the provider is healthy in between.
-            every_s = max(window.every_s, 2.0 * length_s)
-            changed: dict[str, Any] = {field: replace(window, length_s=length_s, every_s=every_s)}
-            return replace(scenario, **changed)
-    raise FatalError(f"scenario {name!r} takes no duration (got {text!r})")
+    for_s = _seconds(duration, text)
+    if len(scenario.steps) != 1 or scenario.steps[0].for_s == 0.0:
+        raise FatalError(f"scenario {name!r} takes no duration (got {text!r})")
+    (step,) = scenario.steps
+    # a longer fault recurs later, so that the provider is healthy in between
+    return replace(scenario, steps=(replace(step, for_s=for_s, every_s=max(step.every_s, 2.0 * for_s)),))
 
 
 def _seconds(duration: str, text: str) -> float:

@@ -49,7 +49,8 @@ class RunningMock:
         return (
             f"mock provider on {self.rest_url} (REST, /options, /indices): {source}, "
             f"{' '.join(provider.market.symbols)}, {len(provider.market.listing)} contracts, "
-            f"{options.rate:g} events/s, scenario {options.scenario}, market time {moment}"
+            f"{options.rate:g} events/s, scenario {options.scenario}, market time {moment}, "
+            f"{provider.clock.rate:g} times as fast"
         )
 
 
