@@ -26,6 +26,7 @@ class Job:
     not_before_ts: float = 0.0
     again: str = ""
     fetch: int = 0
+    period_s: float = 0.0  # until the next fetch has ended, as the last one saw it
 
     def due(self, now_ts: float) -> str:
         """Why a ticket must be issued now; empty if none."""
@@ -51,4 +52,5 @@ def decode_job(fields: Mapping[bytes, bytes]) -> Job:
         not_before_ts=number(b"not_before_ts"),
         again=fields.get(b"again", b"").decode(),
         fetch=int(number(b"fetch")),
+        period_s=number(b"period_s"),
     )

@@ -262,7 +262,9 @@ class Ticker:
             reasons.append("epoch keys gone; waiting for the chain to rebuild it")
         else:
             age = state.clock.market_time(now_ts) - float(state.meta.get(b"snapshot_ts") or 0)
-            if age > 3 * self._settings.chain_interval_s * max(state.clock.rate, 1.0):
+            # slower on purpose: market closed, a slow provider, a small request budget
+            period_s = max(self._settings.chain_interval_s, state.job.period_s)
+            if age > 3 * period_s * max(state.clock.rate, 1.0):
                 reasons.append(f"chain snapshot is {age:.0f} s old")
         failed = state.meta.get(b"failed_expirations", b"").decode()
         if failed:
