@@ -51,8 +51,8 @@ ScenarioOption = Annotated[
     str | None,
     typer.Option(
         "--scenario",
-        help=f"What happens at the provider: {', '.join(SCENARIOS)}. A duration may follow what lasts: silence:12s. "
-        "[default: normal]",
+        help=f"What happens at the provider: {', '.join(SCENARIOS)}, or a file that says it (.toml, .json). "
+        "A duration may follow what lasts: silence:12s. [default: normal]",
     ),
 ]
 
@@ -130,6 +130,14 @@ def mock(
     contracts: ContractsOption = None,
     scenario: ScenarioOption = None,
     chain: ChainOption = None,
+    max_connections: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Sockets of one key and cluster at a time. [default: MASSIVE_WS_CONNECTIONS, at least 1]"
+        ),
+    ] = None,
+    tls_certificate: Annotated[Path | None, typer.Option(help="PEM file: speak TLS only.")] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="PEM file of the certificate's private key.")] = None,
     attached: Attached = False,
 ) -> None:
     """Serve a stand-in for the provider: REST and the WebSockets /options and /indices on one port.
@@ -142,7 +150,16 @@ def mock(
     from ops.mock.server import run_mock
 
     settings = load_settings(os.environ)
-    chosen = {"seed": seed, "rate": rate, "contracts": contracts, "scenario": scenario, "chain": chain}
+    chosen = {
+        "seed": seed,
+        "rate": rate,
+        "contracts": contracts,
+        "scenario": scenario,
+        "chain": chain,
+        "max_connections": max_connections or max(1, settings.massive_ws_connections),
+        "tls_certificate": tls_certificate,
+        "tls_key": tls_key,
+    }
     given: dict[str, Any] = {name: value for name, value in chosen.items() if value is not None}
     if attached:
         end_with_parent()

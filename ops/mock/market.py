@@ -172,6 +172,15 @@ class Market:
             )
         ]
 
+    def note_trade(self, cid: str, price: float, size: int, ts_ms: int) -> tuple[float, int]:
+        """Make this the contract's last trade (dollars); returns the day's volume with it, and a sequence number."""
+        row, facts = self.listing.row_of[cid], self.facts
+        facts.volume[row] = np.nan_to_num(facts.volume[row]) + size
+        facts.last[row] = round(price * 100)
+        facts.last_size[row], facts.last_ts[row] = size, ts_ms / 1000
+        self._sequence += 1
+        return float(facts.volume[row]), self._sequence
+
     def frames(self, market_ts_ms: int, n: int, frame_events: int) -> Iterator[bytes]:
         """The next `n` quote events as encoded frames (JSON arrays) of at most `frame_events` events each."""
         return encode_frames(self.quote_events(market_ts_ms, n), frame_events)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -25,7 +26,8 @@ class MockOptions:
     Events go to subscribed contracts only, `frame_events` at a time where the rate allows. `chain` replaces
     the synthetic market: `symbols` and `contracts` then come from the file. Any key is good unless `key` is
     given.
-    `max_connections` counts per key and cluster. `data` is the folder that keeps the market's clock.
+    `max_connections` counts per key and cluster. `data` is the folder that keeps the market's clock. With a
+    certificate and its private key (PEM files) both REST and sockets speak TLS only.
     """
 
     host: str = "127.0.0.1"
@@ -40,6 +42,8 @@ class MockOptions:
     key: str | None = None
     max_connections: int = 1
     frame_events: int = 10
+    tls_certificate: Path | None = None
+    tls_key: Path | None = None
 
 
 @dataclass
@@ -52,7 +56,8 @@ class Provider:
     clock_file: ClockFile
     scenario: Scenario
     started: float = field(default_factory=time.monotonic)
-    _strikes_added: int = 0
+    _begun: Counter[Fault] = field(default_factory=Counter)
+    _answers: Counter[Fault] = field(default_factory=Counter)
 
     @classmethod
     def of(cls, options: MockOptions) -> Provider:
@@ -94,6 +99,19 @@ class Provider:
         """Whether this fault lasts now."""
         return self.scenario.acts(fault, self.elapsed_s())
 
+    def begins(self, fault: Fault) -> bool:
+        """Whether this fault has begun since this was last asked."""
+        begun = self.scenario.times_begun(fault, self.elapsed_s())
+        is_new = begun > self._begun[fault]
+        self._begun[fault] = begun
+        return is_new
+
+    def count_answer(self, fault: Fault) -> int:
+        """The number, from 0, of the next answer that this fault shapes."""
+        number = self._answers[fault]
+        self._answers[fault] += 1
+        return number
+
     def refuses_sockets(self) -> bool:
         """Whether WebSockets are aborted and refused."""
         return self.suffers(Fault.OUTAGE) or self.suffers(Fault.RECONNECT)
@@ -107,8 +125,7 @@ class Provider:
     def refresh(self) -> float:
         """Bring the market to the present moment and return it (epoch seconds, market clock)."""
         elapsed_s = self.elapsed_s()
-        while self._strikes_added < self.scenario.times_begun(Fault.NEW_STRIKE, elapsed_s):
-            self._strikes_added += 1
+        if self.begins(Fault.NEW_STRIKE):
             self.market.new_strike()
         self.market.spot_factor = self.scenario.spot_factor(elapsed_s)
         ts = self.clock.now()
@@ -134,6 +151,8 @@ def _check(options: MockOptions) -> None:
     for name in ("contracts", "max_connections", "frame_events"):
         if getattr(options, name) < 1:
             raise FatalError(f"--{name.replace('_', '-')} {getattr(options, name)}: must be at least 1")
+    if (options.tls_certificate is None) != (options.tls_key is None):
+        raise FatalError("--tls-certificate and --tls-key: give both or neither")
     wrong = [symbol for symbol in options.symbols if not _SYMBOL.match(symbol)]
     if wrong or not options.symbols:
         raise FatalError(f"--symbols {','.join(options.symbols)!r}: want underlyings such as SPX,NDX")

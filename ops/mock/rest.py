@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 from uuid import uuid4
@@ -18,11 +19,19 @@ from ops.mock.noise import IntArray
 from ops.mock.pages import Query, page_of
 from ops.mock.provider import PROVIDER, Provider
 from ops.mock.scenario import Fault
+from ops.mock.spoiling import spoiled
 
 _SNAPSHOT_LIMIT = 250
 _REFERENCE_LIMIT = 1000
 _ANY_OF_LIMIT = 250
 _TOO_MANY = "You've exceeded the maximum requests per minute, please wait or upgrade your subscription to continue."
+_NOT_ENTITLED = "You are not entitled to this data. Please upgrade your plan at https://massive.com/pricing"
+_WEB_PAGE = "<html><head><title>502 Bad Gateway</title></head><body><h1>502 Bad Gateway</h1></body></html>"
+
+# Faults of pages need more than one page, also of a small chain.
+_PAGE_FAULTS = (Fault.CURSOR_LOOP, Fault.DUPLICATE_ROWS, Fault.FORBIDDEN_MID_PAGE)
+_SMALL_PAGE = 20
+
 _INDEX_GROUPS = (
     "s_and_p",
     "nasdaq",
@@ -65,7 +74,9 @@ async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
     if not provider.accepts(_key(request)):
         return _error(401, "Unknown API Key")
     if provider.suffers(Fault.THROTTLED):
-        return _error(429, _TOO_MANY)
+        return _too_many(provider.count_answer(Fault.THROTTLED))
+    if provider.suffers(Fault.HTML_502):
+        return _web_page(provider.count_answer(Fault.HTML_502))
     try:
         return await handler(request)
     except DataError as error:
@@ -77,13 +88,25 @@ async def _chain(request: web.Request) -> web.Response:
     provider.refresh()
     market = provider.market
     query = Query.parse(request.query, _SNAPSHOT_LIMIT)
+    if any(provider.suffers(fault) for fault in _PAGE_FAULTS):
+        query = replace(query, limit=min(query.limit, _SMALL_PAGE))
+    if query.after is not None and provider.suffers(Fault.FORBIDDEN_MID_PAGE):
+        return _json({"status": "NOT_AUTHORIZED", "request_id": uuid4().hex, "error": _NOT_ENTITLED}, 403)
     page = page_of(market.listing, _listed(provider, name), query)
     failing = provider.failing_expiration()
     if any(market.listing.contracts[row].expiration == failing for row in page.rows.tolist()):
         return _error(500, "internal server error")
     greeks = name not in INDEX_SYMBOLS
-    results = [rows.snapshot_row(market, row, greeks=greeks) for row in page.rows.tolist()]
-    return _answer(request, results, page.cursor)
+    shown = page.rows.tolist()
+    before = market.listing.row_of.get(query.after or "")
+    if before is not None and provider.suffers(Fault.DUPLICATE_ROWS):
+        shown = [before, *shown]
+    results = [rows.snapshot_row(market, row, greeks=greeks) for row in shown]
+    results = spoiled(results, provider.count_answer(Fault.OI_FLIP), provider.suffers)
+    cursor = page.cursor
+    if shown and provider.suffers(Fault.CURSOR_LOOP):
+        cursor = query.cursor_in_circle(market.listing.contracts[shown[-1]].cid) or cursor
+    return _answer(request, results, cursor)
 
 
 async def _chain_contract(request: web.Request) -> web.Response:
@@ -213,6 +236,21 @@ def _answer(request: web.Request, results: object, cursor: str | None = None) ->
     if cursor is not None:
         body["next_url"] = f"{request.scheme}://{request.host}{request.path}?cursor={cursor}"
     return _json(body)
+
+
+def _too_many(answer: int) -> web.Response:
+    """With a body, with none, and with a word when to come back: in turns."""
+    if answer % 3 == 1:
+        return web.Response(status=429)
+    response = _error(429, _TOO_MANY)
+    if answer % 3 == 2:
+        response.headers["Retry-After"] = "1"
+    return response
+
+
+def _web_page(answer: int) -> web.Response:
+    """What a proxy in between says, under its own status or as if all were well: in turns."""
+    return web.Response(status=200 if answer % 2 else 502, text=_WEB_PAGE, content_type="text/html")
 
 
 def _error(status: int, message: str) -> web.Response:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import signal
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -34,12 +35,16 @@ class RunningMock:
     @property
     def rest_url(self) -> str:
         """What `MASSIVE_REST_URL` takes."""
-        return f"http://{self.host}:{self.port}"
+        return f"{'https' if self._has_tls else 'http'}://{self.host}:{self.port}"
 
     @property
     def ws_url(self) -> str:
         """What `MASSIVE_WS_URL` takes: the stem before `/options` and `/indices`."""
-        return f"ws://{self.host}:{self.port}"
+        return f"{'wss' if self._has_tls else 'ws'}://{self.host}:{self.port}"
+
+    @property
+    def _has_tls(self) -> bool:
+        return self.provider.options.tls_certificate is not None
 
     def describe(self) -> str:
         """One line: where it is and what it serves."""
@@ -101,7 +106,7 @@ def _application(provider: Provider) -> web.Application:
 
 async def _listen(runner: web.AppRunner, options: MockOptions) -> int:
     try:
-        await web.TCPSite(runner, options.host, options.port).start()
+        await web.TCPSite(runner, options.host, options.port, ssl_context=_tls(options)).start()
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             raise FatalError(
@@ -110,6 +115,17 @@ async def _listen(runner: web.AppRunner, options: MockOptions) -> int:
         raise FatalError(f"cannot listen on {options.host}:{options.port}: {error}") from error
     address = runner.addresses[0]
     return int(address[1])
+
+
+def _tls(options: MockOptions) -> ssl.SSLContext | None:
+    if options.tls_certificate is None:
+        return None
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    try:
+        context.load_cert_chain(options.tls_certificate, options.tls_key)
+    except (OSError, ssl.SSLError) as error:
+        raise FatalError(f"--tls-certificate {options.tls_certificate}: cannot be used ({error})") from error
+    return context
 
 
 async def _keep_clock(provider: Provider) -> None:
