@@ -46,6 +46,10 @@ class MarketClock:
         self._anchor_local = self._local_time()
         return self._anchor_ts
 
+    def skip(self, seconds: float) -> None:
+        """Go on from so much later (market seconds)."""
+        self._anchor_ts += seconds
+
 
 class ClockFile:
     """Where a data folder keeps the market time of each source (`synthetic`, or a chain file's name)."""

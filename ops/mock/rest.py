@@ -90,12 +90,12 @@ async def _chain(request: web.Request) -> web.Response:
     query = Query.parse(request.query, _SNAPSHOT_LIMIT)
     if any(provider.suffers(fault) for fault in _PAGE_FAULTS):
         query = replace(query, limit=min(query.limit, _SMALL_PAGE))
+    failing = provider.failing_expiration()
+    if failing is not None and query.parameters.get("expiration_date") == failing:
+        return _error(500, "internal server error")
     if query.after is not None and provider.suffers(Fault.FORBIDDEN_MID_PAGE):
         return _json({"status": "NOT_AUTHORIZED", "request_id": uuid4().hex, "error": _NOT_ENTITLED}, 403)
     page = page_of(market.listing, _listed(provider, name), query)
-    failing = provider.failing_expiration()
-    if any(market.listing.contracts[row].expiration == failing for row in page.rows.tolist()):
-        return _error(500, "internal server error")
     greeks = name not in INDEX_SYMBOLS
     shown = page.rows.tolist()
     before = market.listing.row_of.get(query.after or "")

@@ -56,7 +56,7 @@ class Fault(StrEnum):
     LATE_AND_DUPLICATE = "late-and-duplicate"  # some events come seconds late, some come twice
 
     # REST
-    PARTIAL_CHAIN = "partial-chain"  # pages with the second expiration answer 500
+    PARTIAL_CHAIN = "partial-chain"  # pages of the second expiration answer 500
     CURSOR_LOOP = "cursor-loop"  # the third page of a chain leads back to the second
     DUPLICATE_ROWS = "duplicate-rows"  # a page begins with the last row of the one before
     FORBIDDEN_MID_PAGE = "403-mid-page"  # the second page of a chain is not included in the plan
