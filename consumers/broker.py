@@ -230,7 +230,12 @@ class Broker:
     async def live_consumers(self, stream: str, idle_ms: int) -> int:
         """How many consumers of our group have asked for work within `idle_ms`, by the server's clock."""
         with faults_named(self._url):
-            rows = await uninterrupted(self._client.xinfo_consumers(stream, self.group))
+            try:
+                rows = await uninterrupted(self._client.xinfo_consumers(stream, self.group))
+            except ResponseError as error:
+                if "no such key" in str(error):
+                    return 0
+                raise
         return sum(row["idle"] <= idle_ms for row in rows)
 
     async def reserve(self, budget: str, limit: int, window_ms: int, hold_ms: int = 0) -> float:
