@@ -89,6 +89,15 @@ class Provider:
         """Local seconds since the start: the time of scenarios."""
         return time.monotonic() - self.started
 
+    @property
+    def max_connections(self) -> int:
+        """Sockets of one key in one cluster."""
+        return self.options.max_connections
+
+    def lists(self, ticker: str) -> bool:
+        """Whether there is such an option contract."""
+        return ticker in self.market.listing.row_of
+
     def accepts(self, key: str) -> bool:
         """Whether this API key is good."""
         if not key or self.suffers(Fault.UNAUTHORISED):

@@ -18,7 +18,6 @@ import pytest
 
 from contracts.errors import FatalError
 from contracts.symbology import NEW_YORK
-from ops.mock.feed import LOWERED_QUOTE_LIMIT, QUOTE_LIMIT
 from ops.mock.provider import MockOptions
 from ops.mock.scenario import (
     DEFAULTS,
@@ -31,6 +30,7 @@ from ops.mock.scenario import (
     lasting,
     parse_scenario,
 )
+from ops.mock.sockets import LOWERED_QUOTE_LIMIT, QUOTE_LIMIT
 from tests.ops.mock_client import KEY, PATIENCE_S, Client, closing, connected, events_of, receive, statuses, subscribe
 
 CHAIN = "/v3/snapshot/options/I:SPX"
