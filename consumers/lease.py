@@ -18,7 +18,7 @@ LEASE_MS = 2500
 RENEW_EVERY_S = 0.25
 COUNT_EVERY_S = 1.0
 GRACE = 0.4  # of a lease's life: for so long a free lease is left to those with room for it
-EXCESS = 1.6  # of a lease's life: for so long a process holds more than its share before it gives one up
+EXCESS = 0.8  # of a lease's life: for so long a process holds more than its share before it gives one up
 
 
 async def every(

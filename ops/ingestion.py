@@ -13,7 +13,7 @@ from types import TracebackType
 
 from consumers.broker import Broker
 from consumers.lease import Share, while_owned
-from contracts.clock import LOCAL, MarketClock, decode_clock
+from contracts.clock import MarketClock, decode_clock
 from contracts.commit import Commit, Count, Emit, Scalar, SetFields
 from contracts.errors import DataError, FatalError, TransientError
 from contracts.feed_report import FeedReport, encode_report, report_field
@@ -76,7 +76,7 @@ class Ingestion:
         self._recording = Recording(self._broker, keys, symbols[0])
         self._budget = RequestBudget(self._broker, keys.requests(), settings.massive_requests_per_minute or 0)
         self._client: ProviderClient | None = None
-        self._clock: MarketClock = LOCAL
+        self._clock: MarketClock | None = None
         self._listings: dict[str, tuple[Listing, ...]] = {}
         self._ranked: list[list[str]] = []  # per option feed, most wanted first
         self._ranked_at = float("-inf")
@@ -228,7 +228,7 @@ class Ingestion:
         while True:
             with suppress(TransientError, DataError):
                 (clock,) = await self._broker.read(GetValue(self._keys.clock(self._symbols[0])))
-                self._clock = decode_clock(clock if isinstance(clock, bytes) else None)
+                self._clock = decode_clock(clock) if isinstance(clock, bytes) else None
                 report = report_of(feed, self._broker.consumer, time.time())
                 facts = SetFields(analytics, {report_field(feed.name): encode_report(report)})
                 await self._broker.commit(Commit(writes=(facts, *told.count(analytics))))

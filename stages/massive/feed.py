@@ -48,7 +48,7 @@ CONNECTING, LIVE, SILENT, COOLING, STAYS_OFF = "connecting", "live", "silent", "
 
 Wanted: TypeAlias = "Callable[[], Awaitable[Sequence[str]]]"
 Gap: TypeAlias = "Callable[[str, float], Awaitable[None]]"
-Clock: TypeAlias = "Callable[[], MarketClock]"
+Clock: TypeAlias = "Callable[[], MarketClock | None]"  # None: not known yet
 
 
 @dataclass(frozen=True, slots=True)
@@ -291,7 +291,9 @@ class Feed:
         if connection.last_ts:
             self.activity.state, self.activity.reason = LIVE, ""
             return
-        quiet_s = now - connection.held_since if connection.held_since and self._clock().is_open else 0.0
+        clock = self._clock()
+        is_open = clock is None or clock.is_open
+        quiet_s = now - connection.held_since if connection.held_since and is_open else 0.0
         if quiet_s > SILENT_STALLS * self._timings.stall:
             raise Ended(f"no data since it was subscribed {quiet_s:.0f} s ago")
         if quiet_s > self._timings.stall and self.activity.state != SILENT:
@@ -304,9 +306,9 @@ class Feed:
         """How far behind the newest frame is. A delayed feed is labelled, and judged by receive time alone."""
         newest, connection.newest = connection.newest, None
         event_ts = seconds(newest_event_time(newest[1])) if newest else None
-        if newest is None or event_ts is None:
-            return
         clock, was_late = self._clock(), self.activity.is_late
+        if newest is None or event_ts is None or clock is None:
+            return
         self.activity.note_lag((clock.market_time(newest[0]) - event_ts) / (clock.rate or 1.0))
         if (self.activity.lag_s or 0.0) > DELAYED_S and not self.activity.delayed:
             self.activity.delayed = True
