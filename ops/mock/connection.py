@@ -13,6 +13,7 @@ from ops.mock.market import Event, encode_frames
 _OUTBOX_FRAMES = 4096
 _STATUSES_PER_FRAME = 500
 _GOODBYE_S = 1.0
+_ROOM_EVERY_S = 0.5
 
 _POLICY_VIOLATION = 1008
 _EVICTED = (
@@ -50,12 +51,16 @@ class Connection:
 
     async def write(self) -> None:
         """Send what waits, for as long as the socket lives."""
-        with suppress(ConnectionError):
+        try:
             while True:
                 frame = await self._outbox.get()
                 await self._flowing.wait()
                 await self._socket.send_frame(frame, WSMsgType.TEXT)
                 self._outbox.task_done()
+        except ConnectionError:
+            pass
+        finally:
+            self._is_done = True
 
     def send(self, frame: bytes) -> None:
         """Queue a frame; a connection whose outbox is full is dropped as a slow consumer."""
@@ -71,6 +76,14 @@ class Connection:
         """Queue status events (status, message), several to a frame."""
         for frame in encode_frames([_status(*status) for status in statuses], _STATUSES_PER_FRAME):
             self.send(frame)
+
+    async def deliver(self, frame: bytes) -> None:
+        """Queue a frame as soon as there is room, however slowly the client reads; a client that is gone gets none."""
+        while not self._is_done:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_ROOM_EVERY_S):
+                    await self._outbox.put(frame)
+                    return
 
     async def flush(self) -> None:
         """Wait until everything queued is sent, but not for a client that does not read."""

@@ -71,16 +71,16 @@ async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
         return web.Response(status=404, text="404 page not found\n")
     if not request.path.startswith(("/v1/", "/v3/")):
         return await handler(request)  # WebSockets authenticate by message
-    if not provider.accepts(_key(request)):
-        return _error(401, "Unknown API Key")
+    if not provider.accepts(key_of(request)):
+        return error(401, "Unknown API Key")
     if provider.suffers(Fault.THROTTLED):
         return _too_many(provider.count_answer(Fault.THROTTLED))
     if provider.suffers(Fault.HTML_502):
         return _web_page(provider.count_answer(Fault.HTML_502))
     try:
         return await handler(request)
-    except DataError as error:
-        return _error(400, str(error))
+    except DataError as malformed:
+        return error(400, str(malformed))
 
 
 async def _chain(request: web.Request) -> web.Response:
@@ -92,9 +92,9 @@ async def _chain(request: web.Request) -> web.Response:
         query = replace(query, limit=min(query.limit, _SMALL_PAGE))
     failing = provider.failing_expiration()
     if failing is not None and query.parameters.get("expiration_date") == failing:
-        return _error(500, "internal server error")
+        return error(500, "internal server error")
     if query.after is not None and provider.suffers(Fault.FORBIDDEN_MID_PAGE):
-        return _json({"status": "NOT_AUTHORIZED", "request_id": uuid4().hex, "error": _NOT_ENTITLED}, 403)
+        return json_body({"status": "NOT_AUTHORIZED", "request_id": uuid4().hex, "error": _NOT_ENTITLED}, 403)
     page = page_of(market.listing, _listed(provider, name), query)
     greeks = name not in INDEX_SYMBOLS
     shown = page.rows.tolist()
@@ -114,7 +114,7 @@ async def _chain_contract(request: web.Request) -> web.Response:
     provider.refresh()
     row = provider.market.listing.row_of.get(request.match_info["contract"])
     if row is None or row not in _listed(provider, request.match_info["underlying"]):
-        return _error(404, "Options contract not found.")
+        return error(404, "Options contract not found.")
     return _answer(request, rows.snapshot_row(provider.market, row))
 
 
@@ -135,7 +135,7 @@ async def _contract(request: web.Request) -> web.Response:
     provider.refresh()
     row = provider.market.listing.row_of.get(request.match_info["ticker"])
     if row is None:
-        return _error(404, "Options contract not found.")
+        return error(404, "Options contract not found.")
     return _answer(request, rows.contract_row(provider.market, row))
 
 
@@ -160,7 +160,7 @@ async def _status_now(request: web.Request) -> web.Response:
     status = rows.market_status(ts)
     moment = datetime.fromtimestamp(ts, NEW_YORK)
     early, late = moment.time() < trading_days.OPEN, moment.time() >= trading_days.CLOSE
-    return _json(
+    return json_body(
         {
             "market": status,
             "earlyHours": status == "extended-hours" and early,
@@ -177,7 +177,7 @@ async def _status_now(request: web.Request) -> web.Response:
 
 async def _status_upcoming(request: web.Request) -> web.Response:
     today = new_york_date(request.app[PROVIDER].refresh())
-    return _json(
+    return json_body(
         [
             {"date": day.isoformat(), "exchange": exchange, "name": name, "status": "closed"}
             for day, name in trading_days.HOLIDAYS.items()
@@ -226,7 +226,8 @@ def _underlying_or_not_found(provider: Provider, ticker: str) -> rows.Row:
     return rows.not_found_row(ticker)
 
 
-def _key(request: web.Request) -> str:
+def key_of(request: web.Request) -> str:
+    """The API key of a request, from its header or its query; empty without one."""
     scheme, _, token = request.headers.get("Authorization", "").partition(" ")
     return token.strip() if scheme == "Bearer" else request.query.get("apiKey", "")
 
@@ -235,14 +236,14 @@ def _answer(request: web.Request, results: object, cursor: str | None = None) ->
     body: dict[str, Any] = {"request_id": uuid4().hex, "status": "OK", "results": results}
     if cursor is not None:
         body["next_url"] = f"{request.scheme}://{request.host}{request.path}?cursor={cursor}"
-    return _json(body)
+    return json_body(body)
 
 
 def _too_many(answer: int) -> web.Response:
     """With a body, with none, and with a word when to come back: in turns."""
     if answer % 3 == 1:
         return web.Response(status=429)
-    response = _error(429, _TOO_MANY)
+    response = error(429, _TOO_MANY)
     if answer % 3 == 2:
         response.headers["Retry-After"] = "1"
     return response
@@ -253,9 +254,11 @@ def _web_page(answer: int) -> web.Response:
     return web.Response(status=200 if answer % 2 else 502, text=_WEB_PAGE, content_type="text/html")
 
 
-def _error(status: int, message: str) -> web.Response:
-    return _json({"status": "ERROR", "request_id": uuid4().hex, "error": message}, status)
+def error(status: int, message: str) -> web.Response:
+    """An error as the provider words it."""
+    return json_body({"status": "ERROR", "request_id": uuid4().hex, "error": message}, status)
 
 
-def _json(body: object, status: int = 200) -> web.Response:
+def json_body(body: object, status: int = 200) -> web.Response:
+    """An answer in JSON."""
     return web.Response(body=orjson.dumps(body), status=status, content_type="application/json")

@@ -35,7 +35,7 @@ _UNIT_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 FILE_SUFFIXES = (".toml", ".json")
 
-_AT_S = 20.0  # a pipeline that starts with the mock is live by then
+_AT_S = 30.0  # a pipeline that starts with the mock is live by then
 _GAP = 0.03  # fraction of the spot: out of every window
 
 
@@ -183,8 +183,8 @@ DEFAULTS: Mapping[Fault, Step] = MappingProxyType(
     }
 )
 
-_BEFORE_OPEN = time(9, 29, 30)
-_BEFORE_CLOSE = time(15, 59, 30)
+_BEFORE_OPEN = time(9, 29)
+_BEFORE_CLOSE = time(15, 59)
 _DELISTED_AFTER_S = 60.0
 
 SCENARIOS: Mapping[str, Scenario] = MappingProxyType(

@@ -300,9 +300,9 @@ def test_faults_recur() -> None:
 
 
 def test_scenarios_take_a_duration_and_refuse_what_they_do_not_know() -> None:
-    assert parse_scenario("silence:30s") == Scenario((Step(Fault.SILENCE, 20.0, 30.0),))
+    assert parse_scenario("silence:30s") == Scenario((Step(Fault.SILENCE, 30.0, 30.0),))
     assert not parse_scenario("silence:20s").acts(Fault.SILENCE, 100.0)
-    assert parse_scenario("outage:20m").acts(Fault.OUTAGE, 1219.0)
+    assert parse_scenario("outage:20m").acts(Fault.OUTAGE, 1229.0)
     for text in ("nonsense", "silence:soon", "drift:3s", "new-strike:3s"):
         with pytest.raises(FatalError):
             parse_scenario(text)
@@ -310,8 +310,8 @@ def test_scenarios_take_a_duration_and_refuse_what_they_do_not_know() -> None:
 
 def test_a_gap_moves_the_spot_from_its_moment_on() -> None:
     gap = parse_scenario("spot-gap")
-    assert gap.spot_factor(19.0) == 1.0
-    assert gap.spot_factor(21.0) == gap.spot_factor(1e6) == pytest.approx(1.03)
+    assert gap.spot_factor(29.0) == 1.0
+    assert gap.spot_factor(31.0) == gap.spot_factor(1e6) == pytest.approx(1.03)
 
 
 def test_a_start_is_the_next_such_moment_of_the_calendar() -> None:
