@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from ops.ingestion import BUDGET_WINDOW_MS, Ingestion, RequestBudget
 from ops.mock.provider import MockOptions
 from ops.mock.server import RunningMock, serving
 from ops.mock.sockets import STATE_PATH
+from stages.massive.feed import Feed
 from tests.stages.boards import listing
 from tests.waiting import wait_until_async
 
@@ -62,7 +63,6 @@ class MassiveProcess:
         """SIGTERM."""
         self.stop.set()
         await asyncio.wait({self.task}, timeout=10.0)
-        await self._close()
 
     async def kill(self) -> None:
         """SIGKILL: sockets break, leases run out."""
@@ -73,10 +73,12 @@ class MassiveProcess:
         for broker in self.brokers:
             broker.drop_lease = nothing  # type: ignore[method-assign]
         await ended(self.task)
-        await self._close()
 
-    async def _close(self) -> None:
+    async def close(self) -> None:
+        """Close every connection; a command of a killed process ends first."""
         assert self.task.done()
+        if not self.stop.is_set():
+            await asyncio.sleep(1.1)  # as long as a read blocks
         for broker in self.brokers:
             await broker.close()
 
@@ -109,6 +111,7 @@ async def start(redis_url: str, mock: RunningMock, settings_for: Callable[..., S
     for process in found:
         if not process.task.done():
             await process.end()
+        await process.close()
 
 
 @pytest.fixture
@@ -194,8 +197,8 @@ async def test_a_gap_is_an_event_and_asks_for_a_chain(start: Start, client: Any,
 async def test_what_one_connection_cannot_carry_is_told(
     start: Start, client: Any, board: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    feed = ingestion_module.Feed
-    monkeypatch.setattr(ingestion_module, "Feed", lambda *a, **named: feed(*a, **{**named, "limit": 100, "border": 5}))
+    narrow = partial(Feed, limit=100, border=5)
+    monkeypatch.setattr(ingestion_module, "Feed", narrow)
     start("one", MASSIVE_WS_CONNECTIONS="1")
     await wait_until_async(lambda: "options:0" in reports(client), "it reports")
     await wait_until_async(lambda: reports(client)["options:0"].subscribed == 100, "as many as it may")
