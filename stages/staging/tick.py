@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 import msgspec
@@ -26,9 +26,10 @@ from contracts.commit import (
     ValueIs,
     Write,
 )
+from contracts.feed_report import feed_reasons
 from contracts.geometry import Geometry, Plane, decode_geometry
 from contracts.job import Job, decode_job
-from contracts.keys import Keys, Layer
+from contracts.keys import Keys, Layer, Stat
 from contracts.messages import ChainFetch, PlaneComputed, PlaneDirty, Tick, encode
 from contracts.planes import QUOTE_ROW, UNKNOWN, unpack_header, unpack_rows
 from contracts.ports import GetFields, GetValue, Offload, Reader, inline
@@ -67,6 +68,7 @@ class TickState:
     quotes: tuple[bytes | None, ...]  # per plane of the board
     prices: bytes  # those quotes as the JSON of the heatmap snapshot's planes
     watermark: float
+    feeds: Mapping[bytes, bytes] = field(default_factory=dict)  # what their owners report (`contracts/feed_report.py`)
 
     @property
     def number(self) -> int:
@@ -87,16 +89,17 @@ class Ticker:
     async def load(self, reader: Reader) -> TickState:
         """Read the active epoch and everything the tick records."""
         keys, symbol = self._keys, self._symbol
-        active, clock, spot, job, tick, watermark = await reader.read(
+        active, clock, spot, job, tick, watermark, feeds = await reader.read(
             GetFields(keys.active(symbol)),
             GetValue(keys.clock(symbol)),
             GetValue(keys.spot(symbol)),
             GetFields(keys.job(symbol)),
             GetFields(keys.tick(symbol)),
             GetFields(keys.watermark(symbol)),
+            GetFields(keys.analytics(Stat.WS, symbol)),
         )
         assert isinstance(active, dict) and isinstance(job, dict) and isinstance(tick, dict)
-        assert isinstance(watermark, dict)
+        assert isinstance(watermark, dict) and isinstance(feeds, dict)
         epoch_bytes = active.get(symbol.encode())
         epoch = epoch_bytes.decode() if epoch_bytes else None
         board = await self._board(reader, epoch)
@@ -126,6 +129,7 @@ class Ticker:
             tuple(quotes),
             prices,
             float(watermark.get(b"ts", b"0")),
+            feeds,
         )
 
     async def _board(self, reader: Reader, epoch: str | None) -> Board | None:
@@ -271,6 +275,7 @@ class Ticker:
             reasons.append(f"expirations missing from the last fetch: {failed}")
         if any(ticks >= STUCK_TICKS for _, ticks in json.loads(state.tick.get(b"stuck", b"{}")).values()):
             reasons.append("persistently dirty")
+        reasons += feed_reasons(state.feeds, now_ts)
         status = "ok" if not reasons else "down" if state.board is None else "degraded"
         return json.dumps({"status": status, "reasons": reasons}).encode()
 
