@@ -150,7 +150,8 @@ def test_a_strike_that_was_not_multiplied_is_refused() -> None:
 @pytest.mark.parametrize(
     ("ticker", "root", "strike"),
     [("O:SDS1220204C00003000", "SDS1", 3.0), ("O:SDS1260116P00020500", "SDS1", 20.5),
-     ("O:BRKB260116C00480000", "BRKB", 480.0), ("O:1SPX260116C06850000", "1SPX", 6850.0), ("O:VMRK1260116C00010000", "VMRK1", 10.0)],
+     ("O:BRKB260116C00480000", "BRKB", 480.0), ("O:1SPX260116C06850000", "1SPX", 6850.0),
+     ("O:VMRK1260116C00010000", "VMRK1", 10.0)],
 )  # fmt: skip
 def test_tickers_are_read_from_the_right(ticker: str, root: str, strike: float) -> None:
     found = parse_ticker(ticker)
