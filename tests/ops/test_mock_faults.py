@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import datetime
 from datetime import time as clock
 from itertools import pairwise
@@ -101,19 +100,30 @@ async def test_close_1000_ends_connections_in_good_order(client: Client) -> None
         pass
 
 
-async def test_stall_silences_open_connections_for_ever_and_spares_new_ones(client: Client) -> None:
-    async with quoting(client) as options, client.feed("indices") as indices:
+async def test_stall_silences_open_connections_for_ever_and_spares_new_ones(tmp_path: Path) -> None:
+    options = MockOptions(port=0, data=tmp_path, contracts=700, rate=2000, max_connections=2)
+    async with connected(options) as client, quoting(client) as stalled, client.feed("indices") as indices:
         await indices.send_str(subscribe("V.I:SPX"))
         await events_of(indices, "V")
         begin(client, Fault.STALL)
-        for socket in (options, indices):
-            with pytest.raises(TimeoutError):
-                while True:
-                    await asyncio.wait_for(socket.receive(), 1.5)
-        await options.ping()
-        assert not options.closed
-    async with quoting(client):
-        pass
+        began_ms = client.mock.provider.clock.now() * 1000
+        await newest_that_waits(stalled)
+        async with quoting(client) as fresh:
+            while (await events_of(fresh, "Q"))[-1]["t"] < began_ms + 3000.0:
+                pass
+        for socket in (stalled, indices):
+            assert await newest_that_waits(socket) < began_ms + 2000.0
+            assert not socket.closed
+
+
+async def newest_that_waits(socket: aiohttp.ClientWebSocketResponse) -> float:
+    """The time of the newest event (ms) that a connection still has for us, 0 without any."""
+    newest, until = 0.0, time.monotonic() + 1.0
+    with suppress(TimeoutError):
+        while time.monotonic() < until:
+            frame = await socket.receive(timeout=0.3)
+            newest = max(newest, *(event["t"] for event in orjson.loads(frame.data)))
+    return newest
 
 
 async def test_evict_oldest_takes_the_connection_away_again_and_again(client: Client) -> None:
@@ -215,10 +225,13 @@ async def test_after_disorder_nothing_is_missing(client: Client) -> None:
     async with quoting(client) as socket:
         first = max(event["q"] for event in await events_of(socket, "Q"))
         begin(client, Fault.LATE_AND_DUPLICATE, 0.5)
+        over_ms = client.mock.provider.clock.now() * 1000 + 1000.0
         seen: set[int] = set()
-        until = time.monotonic() + 1.5
-        while time.monotonic() < until:
-            seen.update(event["q"] for event in await events_of(socket, "Q"))
+        newest_ms = 0
+        while newest_ms < over_ms:
+            events = await events_of(socket, "Q")
+            seen.update(event["q"] for event in events)
+            newest_ms = max(newest_ms, *(event["t"] for event in events))
         later = sorted(number for number in seen if number > first)
         assert later == list(range(later[0], later[-1] + 1))
 
