@@ -27,8 +27,9 @@ from contracts.topology import StageName
 from ops.recording import Recording
 from stages.massive.feed import INDICES, OPTIONS, Feed, Wanted
 from stages.massive.fetch import FetchSettings, massive_source
-from stages.massive.outbox import HighWater, Outbox
+from stages.massive.outbox import FrameRecorder, HighWater, Outbox, Sink
 from stages.massive.rest import ProviderClient, RestActivity, open_session
+from stages.massive.split import SplitOutbox
 from stages.massive.window import WindowSettings, nearest_first, shard_of
 
 ALL = 2**31  # the feed cuts, and counts what it cuts
@@ -71,6 +72,10 @@ class Ingestion:
         self._key = settings.massive_api_key
         self._keys = keys
         self._symbols = symbols
+        # sockets are few and belong to the key: where symbols have partitions, the first one's feeds serve all
+        partitioned = settings.marketswarm_partitioned
+        is_first = symbols[0] == settings.massive_symbols[0]
+        self._fed = settings.massive_symbols if partitioned and is_first else () if partitioned else symbols
         self._broker = broker_for(symbols[0])
         self._session = open_session()
         self._recording = Recording(self._broker, keys, symbols[0])
@@ -114,24 +119,30 @@ class Ingestion:
         shards = self._settings.massive_ws_connections
         topics = self._settings.massive_ws_topics
         self._ranked = [[] for _ in range(shards)]
+        found: list[Work] = [self._recording.work, self._tell_requests]
+        if not self._fed:
+            return found
         feeds = [self._feed(OPTIONS, shard, partial(self._wanted_options, shard), topics) for shard in range(shards)]
-        if any(symbol in INDEX_SYMBOLS for symbol in self._symbols):
+        if any(symbol in INDEX_SYMBOLS for symbol in self._fed):
             feeds.append(self._feed(INDICES, 0, self._wanted_indices, ("V",)))
         share = Share(len(feeds), self._count_processes)
-        return [self._recording.work, self._tell_requests, *(partial(self._own, feed, share) for feed in feeds)]
+        return [*found, *(partial(self._own, feed, share) for feed in feeds)]
+
+    @property
+    def _partitions(self) -> tuple[str, ...]:
+        """A symbol of each partition that our feeds serve."""
+        return self._fed if self._settings.marketswarm_partitioned else self._symbols[:1]
 
     # --- the sockets
 
     def _feed(self, cluster: str, shard: int, wanted: Wanted, topics: tuple[str, ...]) -> Feed:
-        settings, symbol = self._settings, self._symbols[0]
-        stream, name = self._keys.ws_stream(symbol), f"{cluster}:{shard}"
-        outbox = Outbox(
-            self._broker,
-            stream,
-            waiting=partial(self._broker.waiting, stream, StageName.STAGING, trimmed=not settings.marketswarm_journal),
-            high_water=HighWater(settings.marketswarm_stream_high_water, settings.marketswarm_stream_high_water_bytes),
-            recorder=self._recording.of_feed(name),
-        )
+        settings, name = self._settings, f"{cluster}:{shard}"
+        recorder = self._recording.of_feed(name)
+        outbox: Sink
+        if settings.marketswarm_partitioned:
+            outbox = SplitOutbox({symbol: self._outbox(symbol) for symbol in self._fed}, recorder)
+        else:
+            outbox = self._outbox(self._symbols[0], recorder)
         return Feed(
             cluster,
             settings.massive_ws_url,
@@ -143,6 +154,17 @@ class Ingestion:
             shard=shard,
             topics=topics,
             clock=lambda: self._clock,
+        )
+
+    def _outbox(self, symbol: str, recorder: FrameRecorder | None = None) -> Outbox:
+        settings, stream = self._settings, self._keys.ws_stream(symbol)
+        trimmed = not settings.marketswarm_journal
+        return Outbox(
+            self._broker,
+            stream,
+            waiting=partial(self._broker.waiting, stream, StageName.STAGING, trimmed=trimmed),
+            high_water=HighWater(settings.marketswarm_stream_high_water, settings.marketswarm_stream_high_water_bytes),
+            recorder=recorder,
         )
 
     async def _own(self, feed: Feed, share: Share, stop: asyncio.Event) -> None:
@@ -168,11 +190,9 @@ class Ingestion:
     async def _wanted_options(self, shard: int) -> Sequence[str]:
         """Contracts of the active epochs that this shard carries, nearest to spot first; symbols take turns."""
         now = asyncio.get_running_loop().time()
-        epochs = tuple([await self._active(symbol) for symbol in self._symbols])
+        epochs = tuple([await self._active(symbol) for symbol in self._fed])
         if epochs != self._ranked_epochs or now - self._ranked_at >= RANK_EVERY_S:
-            per_symbol = [
-                await self._nearest(symbol, epoch) for symbol, epoch in zip(self._symbols, epochs, strict=True)
-            ]
+            per_symbol = [await self._nearest(symbol, epoch) for symbol, epoch in zip(self._fed, epochs, strict=True)]
             ranked: list[list[str]] = [[] for _ in self._ranked]
             for cid in chain.from_iterable(zip_longest(*per_symbol)):
                 if cid is not None:
@@ -197,14 +217,14 @@ class Ingestion:
             if blob is None:
                 # not "nothing wanted": the feed keeps what it has until the board is back
                 raise TransientError(f"epoch {epoch} has lost its listing")
-            while len(self._listings) >= 2 * len(self._symbols):
+            while len(self._listings) >= 2 * len(self._fed):
                 del self._listings[next(iter(self._listings))]
             geometry = decode_geometry(blob)
             self._listings[epoch] = tuple(row for plane in geometry.planes for row in plane.rows)
         return self._listings.get(epoch, ())
 
     async def _wanted_indices(self) -> Sequence[str]:
-        return [f"I:{symbol}" for symbol in self._symbols if symbol in INDEX_SYMBOLS]
+        return [f"I:{symbol}" for symbol in self._fed if symbol in INDEX_SYMBOLS]
 
     # --- what is told
 
@@ -213,25 +233,31 @@ class Ingestion:
 
     async def _gap(self, feed: str, reason: str, seconds: float) -> None:
         """An interruption of a feed: recorded, counted, and a chain asked for, which brings what was missed."""
-        symbol, now = self._symbols[0], time.time()
-        analytics = self._keys.analytics(Stat.WS, symbol)
-        again = tuple(SetFields(self._keys.job(symbol), {"again": "gap"}) for symbol in self._symbols)
-        facts = SetFields(analytics, {"last_gap": reason, "last_gap_s": round(seconds, 3), "last_gap_ts": now})
+        now = time.time()
         event: dict[str, Scalar] = {"feed": feed, "owner": self._broker.consumer, "reason": reason}
         event |= {"since_ts": now - seconds, "ts": now}
-        record = Emit(self._keys.gaps_stream(symbol), event, keep=GAPS_KEPT)
-        await self._broker.commit(Commit(writes=(Count(analytics, {"gaps": 1}), facts, record, *again)))
+        facts: dict[str, Scalar] = {"last_gap": reason, "last_gap_s": round(seconds, 3), "last_gap_ts": now}
+        for partition in self._partitions:
+            analytics = self._keys.analytics(Stat.WS, partition)
+            fed = (partition,) if self._settings.marketswarm_partitioned else self._fed
+            again = tuple(SetFields(self._keys.job(symbol), {"again": "gap"}) for symbol in fed)
+            record = Emit(self._keys.gaps_stream(partition), event, keep=GAPS_KEPT)
+            counted = (Count(analytics, {"gaps": 1}), SetFields(analytics, facts))
+            await self._broker.commit(Commit(writes=(*counted, record, *again)))
 
     async def _report(self, feed: Feed, told: FeedCounts) -> None:
         """Once a second, how a feed of ours stands and what it did since; and look at the market clock for it."""
-        analytics = self._keys.analytics(Stat.WS, self._symbols[0])
         while True:
             with suppress(TransientError, DataError):
                 (clock,) = await self._broker.read(GetValue(self._keys.clock(self._symbols[0])))
                 self._clock = decode_clock(clock) if isinstance(clock, bytes) else None
-                report = report_of(feed, self._broker.consumer, time.time())
-                facts = SetFields(analytics, {report_field(feed.name): encode_report(report)})
-                await self._broker.commit(Commit(writes=(facts, *told.count(analytics))))
+                report = encode_report(report_of(feed, self._broker.consumer, time.time()))
+                counts = told.since_last()
+                for partition in self._partitions:
+                    analytics = self._keys.analytics(Stat.WS, partition)
+                    facts = SetFields(analytics, {report_field(feed.name): report})
+                    counted = (Count(analytics, counts),) if counts else ()
+                    await self._broker.commit(Commit(writes=(facts, *counted)))
             await asyncio.sleep(REPORT_EVERY_S)
 
     async def _tell_requests(self, stop: asyncio.Event) -> None:
@@ -254,15 +280,14 @@ class FeedCounts:
         self._feed = feed
         self._told: dict[str, int] = {}
 
-    def count(self, analytics: str) -> tuple[Count, ...]:
-        """The write that adds it, if there is anything; telling twice is worse than telling once too few."""
+    def since_last(self) -> dict[str, int]:
+        """By name, what is not zero; taken as told: telling twice is worse than telling once too few."""
         outbox, activity = self._feed.outbox.activity, self._feed.activity
         now = {name: getattr(outbox, name) for name in ("frames", "bytes", "appended", "conflated", "dropped")}
         now |= {"connections": activity.connections, "refusals": activity.refusals}
         added = {name: value - self._told.get(name, 0) for name, value in now.items()}
         self._told = now
-        found = {name: value for name, value in added.items() if value}
-        return (Count(analytics, found),) if found else ()
+        return {name: value for name, value in added.items() if value}
 
 
 def report_of(feed: Feed, owner: str, now_ts: float) -> FeedReport:

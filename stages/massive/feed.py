@@ -25,7 +25,7 @@ from contracts.clock import LOCAL, MarketClock
 from contracts.errors import FatalError, TransientError
 from stages.massive.conflation import newest_event_time
 from stages.massive.connection import Connection, Ended, Off
-from stages.massive.outbox import Outbox
+from stages.massive.outbox import Sink
 from stages.massive.rows import seconds
 from stages.massive.window import steady_selection
 
@@ -112,7 +112,7 @@ class Feed:
         ws_url: str,
         api_key: str,
         session: aiohttp.ClientSession,
-        outbox: Outbox,
+        outbox: Sink,
         wanted: Wanted,
         gap: Gap,
         *,

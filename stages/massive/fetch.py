@@ -234,6 +234,8 @@ class Fetching:
         windows = in_session(previous, market_ts)
         if self._settings.window.unlimited or spot is None:
             return windows
+        if self._settings.budgeted:  # what a probe and the listed strikes would cost is better spent on the chain
+            return plan_windows(windows, symbol, expirations, spot.value, market_ts, self._settings.window)
         if self._settings.window.points is None:
             unknown = [expiration for expiration in expirations if expiration not in windows.sigma]
             found = await _together(self._probed_sigma(symbol, one, spot.value, market_ts) for one in unknown)

@@ -47,6 +47,27 @@ class FrameStream(Protocol):
         ...
 
 
+class Sink(Protocol):
+    """What a feed puts its frames into: an outbox, or one per underlying (`stages/massive/split.py`)."""
+
+    @property
+    def activity(self) -> OutboxActivity:
+        """What became of the frames."""
+        ...
+
+    def put(self, ts: float, payload: bytes) -> None:
+        """Queue a frame; never waits."""
+        ...
+
+    async def run(self) -> None:
+        """Work until cancelled."""
+        ...
+
+    async def drain(self, timeout_s: float) -> None:
+        """Append what is left, if it goes quickly."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class HighWater:
     """Entries and bytes that may wait in the stream. From here on frames are conflated, until half of it is left."""

@@ -408,6 +408,14 @@ async def test_a_first_fetch_looks_at_the_money_and_keeps_listed_strikes() -> No
     assert chains == [(day, *kept[day]) for day in (EXPIRATION, NEXT)]
 
 
+async def test_with_a_request_budget_nothing_is_asked_but_the_chain() -> None:
+    store, provider = store_with(7), FakeProvider()
+    store.commit(commit := await fetch(provider, store, replace(SETTINGS, budgeted=True)))
+    kept = json.loads(job_of(commit)["windows"])
+    assert provider.asked == [(day, *kept[day]) for day in (EXPIRATION, NEXT)]
+    assert json.loads(job_of(commit)["sigma"]) == {EXPIRATION: 0.12, NEXT: 0.12}  # of the chain itself
+
+
 async def test_later_fetches_ask_for_the_kept_window_only() -> None:
     store, provider = store_with(7), FakeProvider()
     store.commit(await fetch(provider, store))

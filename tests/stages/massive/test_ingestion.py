@@ -6,6 +6,7 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from ops.ingestion import BUDGET_WINDOW_MS, Ingestion, RequestBudget
 from ops.mock.provider import MockOptions
 from ops.mock.server import RunningMock, serving
 from ops.mock.sockets import STATE_PATH
+from ops.wiring import keys_of, partitions
 from stages.massive.feed import Feed
 from tests.stages.boards import listing
 from tests.waiting import wait_until_async
@@ -48,14 +50,17 @@ class MassiveProcess:
         self.task = asyncio.create_task(self._run())
 
     def _broker(self, symbol: str) -> Broker:
-        self.brokers.append(Broker(self._url, "massive", self.name, KEYS.cursor("massive", symbol)))
+        cursor = keys_of(self._settings).cursor("massive", symbol)
+        self.brokers.append(Broker(self._url, "massive", self.name, cursor))
         return self.brokers[-1]
 
     async def _run(self) -> None:
-        ingestion = Ingestion(self._settings, KEYS, self._settings.massive_symbols, self._broker)
-        async with ingestion as stage:
-            runner = Runner(stage, self._broker("SPX"), KEYS, "SPX", claim_idle_ms=1000, journal=False)
-            async with asyncio.TaskGroup() as tasks:
+        async with AsyncExitStack() as resources, asyncio.TaskGroup() as tasks:
+            keys = keys_of(self._settings)
+            for symbols in partitions(self._settings):
+                ingestion = Ingestion(self._settings, keys, symbols, self._broker)
+                stage = await resources.enter_async_context(ingestion)
+                runner = Runner(stage, self._broker(symbols[0]), keys, symbols[0], claim_idle_ms=1000, journal=False)
                 for work in (runner.run, *ingestion.work()):
                     tasks.create_task(work(self.stop))  # type: ignore[arg-type]
 
@@ -226,6 +231,27 @@ async def test_the_key_is_nowhere_in_the_server(start: Start, client: Any, board
     for key in client.scan_iter():
         blob = client.dump(key)
         assert KEY.encode() not in blob and KEY.encode() not in key
+
+
+async def test_partitions_share_the_sockets_of_the_key(start: Start, client: Any, mock: RunningMock) -> None:
+    """One option socket and one for indices over both partitions; each has its own frames, gaps and reports."""
+    keys = Keys(partitioned=True)
+    contracts = mock.provider.market.listing.contracts
+    for symbol, roots in (("SPX", ("SPX", "SPXW")), ("NDX", ("NDX", "NDXP"))):
+        rows = [listing(one.type, one.strike, one.root, one.expiration) for one in contracts if one.root in roots]
+        epoch = keys.epoch_id(symbol, 1_768_500_000, "1f3a" * 16)
+        client.set(keys.listing(epoch), build_geometry(symbol, rows).encode(), px=600_000)
+        client.hset(keys.active(symbol), symbol, epoch)
+    start("one", MASSIVE_WS_CONNECTIONS="1", MARKETSWARM_PARTITIONED="true")
+    for symbol in ("SPX", "NDX"):
+        await wait_until_async(lambda: client.xlen(keys.ws_stream(symbol)) > 20, "frames")  # noqa: B023 (awaited at once)
+        await wait_until_async(lambda: client.xlen(keys.gaps_stream(symbol)) == 2, "gaps")  # noqa: B023
+        assert client.hget(keys.job(symbol), "again") == b"gap"
+        assert len(fresh_reports(client.hgetall(keys.analytics(Stat.WS, symbol)), time.time())) == 2
+        names = {event.get("sym") or event["T"] for _, fields in client.xrange(keys.ws_stream(symbol))
+                 for event in json.loads(fields[b"payload"])}  # fmt: skip
+        assert {name[2:5] for name in names} == {symbol}
+    assert {feed: row["most"] for feed, row in (await sockets(mock)).items()} == {"options:0": 1, "indices:0": 1}
 
 
 # --- the request budget
