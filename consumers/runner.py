@@ -38,6 +38,7 @@ SWEEP_LEASE_MS = 3000
 DEAD_CONSUMER_MS = 60_000
 MAX_BACKOFF_S = 5.0
 REFUSALS_BEFORE_PAUSE = 20
+DRAIN_S = 5.0  # what goes on in the background for longer than that after a stop is left to another consumer
 
 
 @dataclass
@@ -109,9 +110,10 @@ class Background:
             raise self._failure
 
     async def finished(self) -> None:
-        """Wait for what was started."""
+        """Wait for what was started, but not for ever: what is not done then stays pending for whoever claims it."""
         if self._tasks:
-            await asyncio.wait(self._tasks)
+            _, late = await asyncio.wait(self._tasks, timeout=DRAIN_S)
+            await asyncio.gather(*(ended(task) for task in late))
         self.raise_failure()
 
     def _ended(self, task: asyncio.Task[bool], ids: set[str]) -> None:

@@ -39,6 +39,8 @@ BORDER_QUOTES = 95  # ranks around the last one within which what is subscribed 
 MAX_PARAMETERS = 200  # of one subscribe frame
 LONGEST_BACKOFF_S = 30.0
 MAX_FRAME_BYTES = 16 * 2**20
+UNDISTURBED_S = 600.0  # of data: then nobody else uses the key any more
+MOST_DOUBLINGS = 4  # of the cooldown
 LATE_S = 5.0  # lag that is told
 DELAYED_S = 600.0  # a feed so far behind is delayed by plan, not by accident
 SILENT_STALLS = 10  # times the stall: then a connection without any data is tried anew, in case it is its own fault
@@ -138,6 +140,7 @@ class Feed:
         self._clock = clock
         self._timings = timings or FeedTimings()
         self._lost: tuple[str, float] | None = None  # an interruption not yet told: why, and since when
+        self._evictions = 0  # in a row
         self._dropped = 0  # frames whose loss is told
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -175,12 +178,20 @@ class Feed:
                 if connection.held and self._lost is None:
                     self._lost = (reason, connection.last_ts or time.time())
             delay = self._timings.backoff if connection.steady_s >= self._timings.stable else delay
-            cooling = self._timings.cooldown if connection.evicted else 0.0
-            pause = max(cooling, delay * random.uniform(0.5, 1.0))
+            pause = max(self._cooling_s(connection), delay * random.uniform(0.5, 1.0))
             self.activity.state, self.activity.reason = COOLING if connection.evicted else CONNECTING, reason
             log.warning("feed_lost", feed=self.name, reason=reason, retry_s=round(pause, 2))
             await asyncio.sleep(pause)
             delay = min(LONGEST_BACKOFF_S, delay * 2)
+
+    def _cooling_s(self, connection: Connection) -> float:
+        """How long to leave the key to somebody else who uses it: longer each time, lest two evict each other."""
+        if connection.steady_s >= UNDISTURBED_S:
+            self._evictions = 0
+        if not connection.evicted:
+            return 0.0
+        self._evictions += 1
+        return self._timings.cooldown * 2.0 ** min(self._evictions - 1, MOST_DOUBLINGS)
 
     async def _connected(self, connection: Connection) -> None:
         """One connection from its handshake to its end; always raises."""

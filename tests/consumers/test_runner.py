@@ -574,6 +574,19 @@ async def test_a_fatal_error_of_long_work_ends_the_runner(start: Start, client: 
     assert raised.group_contains(FatalError, match="fix the plan")
 
 
+async def test_long_work_that_outlasts_a_drain_is_left_to_another(
+    start: Start, client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A fetch that waits for its request budget must not hold up a stop."""
+    monkeypatch.setattr(runner_module, "DRAIN_S", 0.1)
+    long = Long()
+    ids = add(client, "long")
+    worker = start(long.tiny)
+    await wait_until_async(lambda: long.begun, "it has begun")
+    await worker.drain()
+    assert pending(client) == [(ids[0], "one")]
+
+
 async def test_long_work_keeps_its_entries(start: Start, client: Any) -> None:
     long = Long()
     ids = add(client, "long1", "long2")

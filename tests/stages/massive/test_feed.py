@@ -427,6 +427,17 @@ async def test_somebody_else_with_our_key_is_given_time() -> None:
         assert (await scene.gap(2))[0].startswith("max_connections: ")
 
 
+async def test_somebody_who_evicts_us_again_and_again_is_given_more_time() -> None:
+    async with following("O:A", timings=timings(cooldown=0.1)) as scene:
+        for number in range(1, 4):
+            client = await scene.subscribed(clients=number)
+            await client.say(("max_connections", "Maximum number of websocket connections exceeded."))
+            await client.socket.close(code=WSCloseCode.POLICY_VIOLATION)
+        await scene.subscribed(clients=4)
+        starts = [client.started for client in scene.server.clients]
+        assert starts[3] - starts[2] >= 0.4
+
+
 async def test_the_backoff_grows_while_connections_do_not_last() -> None:
     async with following("O:A", timings=timings(backoff=0.02, stable=1000.0)) as scene:
         for number in range(1, 7):
