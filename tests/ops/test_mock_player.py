@@ -112,10 +112,15 @@ async def test_every_frame_comes_byte_for_byte_in_order_without_a_subscription(
 
 
 async def test_more_frames_than_any_buffer_holds_come_all_at_max_speed(tmp_path: Path) -> None:
-    texts = [b"[%d,%s]" % (n, b"1" * 200) for n in range(20_000)]
+    texts = [b"[%d,%s]" % (n, b"1" * 1000) for n in range(30_000)]
     records = [record("frame", n / 1000, text, feed="options:0", n=n, id="1-0") for n, text in enumerate(texts)]
-    async with served(written(tmp_path, records)) as (_, session), authenticated(session) as socket:
-        await asyncio.sleep(0.3)  # a reader that takes its time
+    async with served(written(tmp_path, records)) as (running, session), authenticated(session) as socket:
+        while running.player.frames < 15_000 and not running.player.over.is_set():  # a reader that takes its time
+            before = running.player.frames
+            await asyncio.sleep(0.3)
+            if running.player.frames == before:
+                break  # everything is full: the player waits for us
+        assert not running.player.over.is_set()
         assert await received(socket, len(texts)) == texts
 
 
