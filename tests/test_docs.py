@@ -25,6 +25,7 @@ DOCS = [
         "ops/docs/keys.md",
         "ops/docs/validation.md",
         "ops/docs/capture.md",
+        "ops/docs/mock.md",
     )
 ] + ADRS
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -32,6 +34,7 @@ from ops.mock.scenario import (
 from ops.mock.sockets import LOWERED_QUOTE_LIMIT, QUOTE_LIMIT
 from tests.ops.mock_client import KEY, PATIENCE_S, Client, closing, connected, events_of, receive, statuses, subscribe
 
+DOCUMENT = Path(__file__).resolve().parents[2] / "ops/docs/mock.md"
 CHAIN = "/v3/snapshot/options/I:SPX"
 
 
@@ -439,6 +442,19 @@ async def test_the_census_tells_subscriptions_nobody_needs(tmp_path: Path) -> No
 def test_every_fault_has_a_scenario_of_its_name() -> None:
     assert set(DEFAULTS) == set(Fault)
     assert all(SCENARIOS[fault].times_begun(fault, 100.0) for fault in Fault)
+
+
+def test_every_scenario_is_documented_with_its_time() -> None:
+    rows = re.findall(r"^\| `([\w-]+)` \|.*\| ([^|]*) \|$", DOCUMENT.read_text(), re.MULTILINE)
+    told = dict(rows)
+    assert set(told) == set(SCENARIOS)
+    for fault, step in DEFAULTS.items():
+        if step.for_s == math.inf:
+            assert told[fault] == "always"
+            continue
+        lasting_for = f" for {step.for_s:g} s" if step.for_s else ""
+        every = f", every {step.every_s:g} s" if step.every_s < math.inf else ""
+        assert told[fault].replace("20 min", "1200 s") == f"at {step.at_s:g} s{lasting_for}{every}"
 
 
 SCRIPT = """
