@@ -141,12 +141,13 @@ async def read(options: argparse.Namespace) -> None:
     broker = Broker(options.redis_url, StageName.MASSIVE, "bench", KEYS.cursor(StageName.MASSIVE, SYMBOL))
     names = tickers(options.contracts)
     stream, lags, stop = KEYS.ws_stream(SYMBOL), array("d"), asyncio.Event()
-    warm_at = [0.0]
+    warm_at = [0.0]  # receive time from which lags count, and the CPU time of the first frame
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
 
     def note(_: int, ts: float, payload: bytes) -> None:
         if not warm_at[0]:
             warm_at[0] = ts + WARM_UP_S
+            warm_at.append(time.process_time())
         if ts > warm_at[0]:
             at = payload.index(b'"t":') + 4
             lags.append(ts - int(payload[at : at + 13]) / 1000)
@@ -174,8 +175,18 @@ async def read(options: argparse.Namespace) -> None:
     counts = {name: sum(getattr(one, name) for one in found) for name in ("frames", "appended", "conflated", "dropped")}
     lags_ms = sorted(lag * 1000 for lag in lags)
     at = {name: lags_ms[min(len(lags_ms) - 1, int(len(lags_ms) * part))] for name, part in PERCENTILES.items()}
-    queued = max(one.queued_most for one in found)
-    print(json.dumps({**counts, "queued_most": queued, "lag_ms": {name: round(ms, 1) for name, ms in at.items()}}))
+    queued, cpu_s = max(one.queued_most for one in found), time.process_time() - warm_at[-1]
+    cpu_us = cpu_s * 1e6 / max(1, counts["frames"])
+    print(
+        json.dumps(
+            {
+                **counts,
+                "queued_most": queued,
+                "cpu_us_per_frame": round(cpu_us, 1),
+                "lag_ms": {name: round(ms, 1) for name, ms in at.items()},
+            }
+        )
+    )
 
 
 PERCENTILES = {"p50": 0.5, "p99": 0.99, "p99.9": 0.999, "max": 1.0}

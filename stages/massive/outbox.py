@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
@@ -26,6 +27,7 @@ log = structlog.get_logger("feed")
 QUEUE_FRAMES = 10_000
 QUEUE_BYTES = 64 * 2**20
 APPEND_FRAMES = 256
+APPEND_EVERY_S = 0.002  # at most: frames that come faster than that go together
 CONFLATE_FRAMES = 64  # at a time, before the reader has its turn again
 LOOK_EVERY_S = 0.25
 LONGEST_BACKOFF_S = 5.0
@@ -127,6 +129,7 @@ class Outbox:
         self._conflation = Conflation()
         self._filled = asyncio.Event()
         self._crowded = asyncio.Event()
+        self._append_at = 0.0
         self._has_room = True  # in the stream, for one more round of conflated events
 
     def put(self, ts: float, payload: bytes) -> None:
@@ -185,6 +188,8 @@ class Outbox:
             await self._append_conflated()
             self._has_room = False
         elif self._queue and not conflating:
+            await asyncio.sleep(max(0.0, self._append_at - time.monotonic()))
+            self._append_at = time.monotonic() + APPEND_EVERY_S
             await self._append_batch()
         else:
             self._filled.clear()
@@ -193,6 +198,8 @@ class Outbox:
 
     async def _append_batch(self) -> None:
         batch = self._pop(APPEND_FRAMES)
+        if not batch:
+            return
         try:
             await self._frames.append(self._stream, [_raw_entry(ts, payload) for ts, payload in batch])
         except BaseException:  # also cancellation: whoever appends the rest has it again
