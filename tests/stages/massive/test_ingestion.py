@@ -45,6 +45,7 @@ class MassiveProcess:
         self.name = name
         self.stop = asyncio.Event()
         self.brokers: list[Broker] = []
+        self.runners: list[Runner] = []
         self._url = redis_url
         self._settings = settings
         self.task = asyncio.create_task(self._run())
@@ -61,6 +62,7 @@ class MassiveProcess:
                 ingestion = Ingestion(self._settings, keys, symbols, self._broker)
                 stage = await resources.enter_async_context(ingestion)
                 runner = Runner(stage, self._broker(symbols[0]), keys, symbols[0], claim_idle_ms=1000, journal=False)
+                self.runners.append(runner)
                 for work in (runner.run, *ingestion.work()):
                     tasks.create_task(work(self.stop))  # type: ignore[arg-type]
 
@@ -223,6 +225,23 @@ async def test_counts_of_requests_and_frames_are_told(start: Start, client: Any,
     await wait_until_async(lambda: number(Stat.WS, "appended") > 0, "frames are counted")
     assert number(Stat.CHAIN, "bytes") > 100_000 and number(Stat.WS, "frames") >= number(Stat.WS, "appended")
     assert sum(number(Stat.CHAIN, f"latency_le_{bound}") for bound in ("0.25", "0.5", "1", "2", "5", "10")) == 2
+
+
+async def test_fetches_spread_over_processes(start: Start, client: Any, board: int) -> None:
+    both = [start(name, MASSIVE_WS_CONNECTIONS="0", MASSIVE_CHAIN_NUM_EXPIRATIONS="1") for name in ("one", "two")]
+    consumers = KEYS.jobs_stream("SPX"), "massive"
+    await wait_until_async(lambda: client.exists(consumers[0]) and len(client.xinfo_consumers(*consumers)) == 2, "both")
+    for ticket in range(1, 5):
+        for symbol in ("SPX", "NDX"):
+            client.hset(KEYS.job(symbol), mapping={"ticket": ticket, "last_ticket": ticket})
+            client.xadd(KEYS.jobs_stream(symbol), encode(ChainFetch(symbol, ticket, "interval")))
+        done = 2 * ticket
+        await wait_until_async(
+            lambda: int(client.hget(KEYS.analytics(Stat.CHAIN, "SPX"), "fetches") or 0) == done,  # noqa: B023
+            "both fetched",
+        )
+    await wait_until_async(lambda: sum(process.runners[0].activity.entries for process in both) == 8, "all counted")
+    assert min(process.runners[0].activity.entries for process in both) >= 2
 
 
 async def test_the_key_is_nowhere_in_the_server(start: Start, client: Any, board: int) -> None:
