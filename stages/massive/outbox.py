@@ -28,7 +28,7 @@ QUEUE_FRAMES = 10_000
 QUEUE_BYTES = 64 * 2**20
 APPEND_FRAMES = 256
 APPEND_EVERY_S = 0.002  # at most: frames that come faster than that go together
-CONFLATE_FRAMES = 64  # at a time, before the reader has its turn again
+CONFLATE_FRAMES = 256  # at a time: more than a reader takes in one turn, or the queue would overflow
 LOOK_EVERY_S = 0.25
 LONGEST_BACKOFF_S = 5.0
 

@@ -158,6 +158,15 @@ async def test_a_server_that_is_away_costs_no_newest_value() -> None:
         await wait_until_async(lambda: min(stream.newest().values()) >= 2980, "every newest one")
 
 
+async def test_a_reader_that_always_has_more_does_not_outrun_the_relief() -> None:
+    async with running(queue_frames=1000, shut=True) as (outbox, _):
+        for number in range(20_000):
+            outbox.put(float(number), frame(number))
+            if number % 100 == 0:  # as many as a socket has at hand
+                await asyncio.sleep(0)
+        assert outbox.activity.dropped == 0
+
+
 async def test_a_queue_that_nobody_empties_gives_up_its_oldest_frames() -> None:
     stream = Stream()
     outbox = Outbox(stream, STREAM, queue_frames=10, queue_bytes=10**6)
