@@ -306,5 +306,28 @@ async def test_the_budget_is_shared_and_a_hold_is_everybody_s(broker: Broker, re
     await other.close()
 
 
+async def test_with_a_small_budget_fetches_are_slow_and_whole(
+    start: Start, client: Any, board: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Five calls a minute, the minute shortened to a second, shared by two processes."""
+    monkeypatch.setattr(ingestion_module, "BUDGET_WINDOW_MS", 1000)
+    for name in ("one", "two"):
+        start(name, MASSIVE_WS_CONNECTIONS="0", MASSIVE_CHAIN_NUM_EXPIRATIONS="2", MASSIVE_REQUESTS_PER_MINUTE="5")
+    begun = time.monotonic()
+    for symbol in ("SPX", "NDX"):
+        client.hset(KEYS.job(symbol), mapping={"ticket": 1, "last_ticket": 1})
+        client.xadd(KEYS.jobs_stream(symbol), encode(ChainFetch(symbol, 1, "interval")))
+    await wait_until_async(lambda: client.xlen(KEYS.chain_stream("SPX")) == 2, "both fetched", 20.0)
+    assert time.monotonic() - begun > 1.5
+    for _, fields in client.xrange(KEYS.chain_stream("SPX")):
+        told = json.loads(fields[b"data"])
+        assert len(told["requested"]) == len(told["received"]) == 2 and told["failed"] == []
+    analytics = KEYS.analytics(Stat.CHAIN, "SPX")
+    await wait_until_async(lambda: int(client.hget(analytics, "requests") or 0) >= 12, "requests are counted")
+    counts = client.hgetall(analytics)
+    assert int(counts[b"budget_wait_ms"]) > 1000
+    assert not [name for name in counts if name.startswith((b"fault_", b"failed_"))]
+
+
 def test_five_calls_a_minute_stay_five_even_when_they_arrive_late() -> None:
     assert BUDGET_WINDOW_MS > 60_000
