@@ -175,7 +175,7 @@ DEFAULTS: Mapping[Fault, Step] = MappingProxyType(
             Step(Fault.EMPTY_UNDERLYING, for_s=60.0),
             Step(Fault.OI_FLIP, for_s=60.0),
             Step(Fault.UNAUTHORISED, at_s=0.0, for_s=math.inf),
-            Step(Fault.THROTTLED, for_s=5.0, every_s=30.0),
+            Step(Fault.THROTTLED, for_s=15.0, every_s=60.0),
             Step(Fault.OUTAGE, for_s=1200.0),
             Step(Fault.NEW_STRIKE),
             Step(Fault.SPOT_GAP, by=_GAP),
