@@ -17,7 +17,7 @@ import pytest
 from consumers.broker import Broker
 from consumers.runner import Runner, ended
 from contracts.clock import MarketClock, encode_clock
-from contracts.feed_report import FeedReport, fresh_reports
+from contracts.feed_report import FeedReport, feed_reasons, fresh_reports
 from contracts.geometry import build_geometry
 from contracts.keys import Keys, Stat
 from contracts.messages import ChainFetch, encode
@@ -225,6 +225,26 @@ async def test_counts_of_requests_and_frames_are_told(start: Start, client: Any,
     await wait_until_async(lambda: number(Stat.WS, "appended") > 0, "frames are counted")
     assert number(Stat.CHAIN, "bytes") > 100_000 and number(Stat.WS, "frames") >= number(Stat.WS, "appended")
     assert sum(number(Stat.CHAIN, f"latency_le_{bound}") for bound in ("0.25", "0.5", "1", "2", "5", "10")) == 2
+
+
+async def test_a_staging_that_is_away_makes_feeds_conflate_and_health_says_so(
+    start: Start, client: Any, board: int
+) -> None:
+    start("one", MASSIVE_WS_CONNECTIONS="1", MARKETSWARM_STREAM_HIGH_WATER="100")
+    stream, analytics = KEYS.ws_stream("SPX"), KEYS.analytics(Stat.WS, "SPX")
+    reason = "feed options:0 conflating: readers of its frames lag"
+    await wait_until_async(lambda: reason in feed_reasons(client.hgetall(analytics), time.time()), "it conflates")
+    await wait_until_async(lambda: int(client.hget(analytics, "conflated") or 0) > 2000, "events give way")
+    assert client.xlen(stream) < 400  # some hundred frames a second come
+    client.xtrim(stream, maxlen=0)  # staging is back and has read everything
+    back = time.monotonic()
+    await wait_until_async(
+        lambda: any(b"conflated" in fields for _, fields in client.xrange(stream)), "the newest events come"
+    )
+    assert time.monotonic() - back < 3.0
+    found = [event["sym"] for _, fields in client.xrange(stream) if b"conflated" in fields for event in
+             json.loads(fields[b"payload"]) if event["ev"] == "Q"]  # fmt: skip
+    assert len(set(found)) == len(found) > board / 2  # each contract that was quoted meanwhile, once
 
 
 async def test_fetches_spread_over_processes(start: Start, client: Any, board: int) -> None:
