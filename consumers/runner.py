@@ -38,6 +38,7 @@ SWEEP_LEASE_MS = 3000
 DEAD_CONSUMER_MS = 60_000
 MAX_BACKOFF_S = 5.0
 REFUSALS_BEFORE_PAUSE = 20
+DRAIN_S = 5.0  # what goes on in the background for longer than that after a stop is left to another consumer
 
 
 @dataclass
@@ -74,17 +75,30 @@ class Backoff:
             await asyncio.wait_for(stop.wait(), delay)
 
 
+class Turn:
+    """Who works in the background, one after the other, and how long to wait after a fault."""
+
+    def __init__(self) -> None:
+        self.lock = asyncio.Lock()
+        self.backoff = Backoff()
+
+
 class Background:
-    """Work of a source that goes on while the source is read; one piece at a time, in order."""
+    """Work of a source that goes on while the source is read; one piece at a time and partition, in order."""
 
     def __init__(self) -> None:
         self.ids: set[str] = set()  # entries in the works: they are pending, but not to be started again
-        self.turn = asyncio.Lock()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self.left = False  # some of them are still to be done, and pending
+        self._turns: dict[Hashable, Turn] = {}
+        self._tasks: set[asyncio.Task[bool]] = set()
         self._failure: BaseException | None = None
 
-    def start(self, work: Coroutine[Any, Any, None], ids: set[str]) -> None:
-        """Start a piece of work on these entries."""
+    def turn(self, partition: Hashable) -> Turn:
+        """The turn of a partition; there are as many as symbols."""
+        return self._turns.setdefault(partition, Turn())
+
+    def start(self, work: Coroutine[Any, Any, bool], ids: set[str]) -> None:
+        """Start a piece of work on these entries; it tells whether it is done with them."""
         self.ids |= ids
         task = asyncio.create_task(work)
         self._tasks.add(task)
@@ -96,16 +110,19 @@ class Background:
             raise self._failure
 
     async def finished(self) -> None:
-        """Wait for what was started."""
+        """Wait for what was started, but not for ever: what is not done then stays pending for whoever claims it."""
         if self._tasks:
-            await asyncio.wait(self._tasks)
+            _, late = await asyncio.wait(self._tasks, timeout=DRAIN_S)
+            await asyncio.gather(*(ended(task) for task in late))
         self.raise_failure()
 
-    def _ended(self, task: asyncio.Task[None], ids: set[str]) -> None:
+    def _ended(self, task: asyncio.Task[bool], ids: set[str]) -> None:
         self._tasks.discard(task)
         self.ids -= ids
-        if not task.cancelled() and task.exception() is not None:
-            self._failure = task.exception()
+        if task.cancelled():
+            return
+        self._failure = task.exception() or self._failure
+        self.left = self.left or (task.exception() is None and not task.result())
 
 
 class Runner:
@@ -156,6 +173,8 @@ class Runner:
     async def _round(self, source: AnySource, stop: asyncio.Event) -> None:
         background = self._background[source.stream]
         background.raise_failure()
+        if background.left:
+            background.left, self._redo[source.stream] = False, True
         if self._redo[source.stream]:
             self._redo[source.stream] = False  # before reading: what is claimed meanwhile sets it again
             entries = await self.broker.read_pending(source.stream, source.batch + len(background.ids))
@@ -199,7 +218,9 @@ class Runner:
         fields = {one.id: one.fields for one in raw}
         if source.in_background is not None:
             for key in [key for key, found in partitions.items() if source.in_background(found[0].message)]:
-                self._work_in_background(source, partitions.pop(key), fields)
+                # with `concurrent` a partition waits for its own work only
+                turn = self._background[source.stream].turn(key if source.concurrent else None)
+                self._work_in_background(source, turn, partitions.pop(key), fields)
         if source.concurrent:
             work = (self._finish(source, entries, fields) for entries in partitions.values())
             _raise_first(await asyncio.gather(*work, return_exceptions=True))
@@ -208,18 +229,20 @@ class Runner:
             await self._finish(source, entries, fields)
 
     def _work_in_background(
-        self, source: AnySource, entries: list[Entry[Any]], fields: dict[str, dict[bytes, bytes]]
+        self, source: AnySource, turn: Turn, entries: list[Entry[Any]], fields: dict[str, dict[bytes, bytes]]
     ) -> None:
         background = self._background[source.stream]
         raw = [RawEntry(entry.id.id, fields[entry.id.id]) for entry in entries]
 
-        async def work() -> None:
-            async with self._renewed(source, raw), background.turn:
+        async def work() -> bool:
+            async with self._renewed(source, raw), turn.lock:
                 try:
                     await self._finish(source, entries, fields)
                 except TransientError as error:
-                    self.activity.waiting_for = str(error)
-                    self._redo[source.stream] = True  # tried again from the pending entries
+                    await self._pause(error, turn.backoff, self._stop)
+                    return False  # tried again from the pending entries
+                turn.backoff.reset()
+                return True
 
         background.start(work(), {entry.id.id for entry in entries})
 

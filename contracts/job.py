@@ -30,6 +30,7 @@ class Job:
     again: str = ""
     fetch: int = 0
     asked_ts: float = 0.0
+    period_s: float = 0.0  # until the next fetch has ended, as the last one saw it
 
     def due(self, now_ts: float) -> str:
         """Why a ticket must be issued now; empty if none."""
@@ -56,4 +57,5 @@ def decode_job(fields: Mapping[bytes, bytes]) -> Job:
         again=fields.get(b"again", b"").decode(),
         fetch=int(number(b"fetch")),
         asked_ts=number(b"asked_ts"),
+        period_s=number(b"period_s"),
     )

@@ -117,6 +117,11 @@ KEY_TABLE: tuple[KeyRow, ...] = (
     KeyRow("massive:watermark", "hash", "staging", "none", "feed receive time up to which all frames are in"),
     KeyRow("massive:cursor:{GROUP}", "hash", "all", "none", "durable low watermark of a group, per stream"),
     KeyRow("massive:lease:{NAME}", "string", "all", "lease", "the one owner of a tick, a socket, a sweep"),
+    KeyRow("massive:gaps:stream", "stream", "massive", "bounded", "interruptions of feeds: which, why, how long"),
+    KeyRow(
+        "massive:capture:stream", "stream", "massive", "bounded", "raw frames and REST pages on their way to a file"
+    ),
+    KeyRow("massive:requests", "hash", "massive", "2 min", "when REST requests went: the budget of all consumers"),
     KeyRow("massive:journal:stream", "stream", "all", "none", "order in which entries took effect (journal on)"),
     KeyRow("{STREAM}:parked", "stream", "all", "bounded", "entries nobody can use, with reason and payload"),
 )
@@ -190,6 +195,14 @@ class Keys:
     def journal_stream(self, symbol: str) -> str:
         """Order in which entries took effect."""
         return self._shared(self._massive, "journal:stream", symbol)
+
+    def gaps_stream(self, symbol: str) -> str:
+        """Interruptions of feeds."""
+        return self._shared(self._massive, "gaps:stream", symbol)
+
+    def capture_stream(self, symbol: str) -> str:
+        """Raw frames and REST pages on their way to a capture file."""
+        return self._shared(self._massive, "capture:stream", symbol)
 
     @staticmethod
     def parked(stream: str) -> str:
@@ -290,6 +303,10 @@ class Keys:
     def heartbeat(self) -> str:
         """Process -> JSON. Not part of any commit, hence never partitioned."""
         return f"{self._massive}heartbeat"
+
+    def requests(self) -> str:
+        """The request budget of the key. Not part of any commit, hence never partitioned."""
+        return f"{self._massive}requests"
 
     def health(self, symbol: str) -> str:
         """Status and reasons."""

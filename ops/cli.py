@@ -18,6 +18,7 @@ from contracts.errors import FatalError, MarketSwarmError
 from contracts.settings import WIDTHS_PREFIX, Settings, load_settings
 from contracts.topology import StageName
 from ops.joining import joined_environment
+from ops.mock.scenario import SCENARIOS, parse_scenario
 from ops.provider_key import load_settings_with_key
 
 EXIT_ERROR = 1
@@ -86,7 +87,12 @@ ContractsOption = Annotated[
     int | None, typer.Option("--contracts", help="About how many contracts per symbol. [default: 2000]")
 ]
 ScenarioOption = Annotated[
-    str | None, typer.Option("--scenario", help="What goes wrong at the provider, by name. [default: normal]")
+    str | None,
+    typer.Option(
+        "--scenario",
+        help=f"What happens at the provider: {', '.join(SCENARIOS)}, or a file that says it (.toml, .json). "
+        "A duration may follow what lasts: silence:12s. [default: normal]",
+    ),
 ]
 
 
@@ -141,6 +147,8 @@ def up(
     from ops.programs import MockChoice
     from ops.up import run_up
 
+    if scenario is not None:
+        parse_scenario(scenario)  # refused before anything is started
     raise typer.Exit(run_up(MockChoice(chain, rate, seed, contracts, scenario), os.environ))
 
 
@@ -161,22 +169,46 @@ def mock(
     contracts: ContractsOption = None,
     scenario: ScenarioOption = None,
     chain: ChainOption = None,
+    recording: Annotated[
+        Path | None, typer.Option("--from", help="Play this capture (`marketswarm capture`) instead of a market.")
+    ] = None,
+    speed: Annotated[str | None, typer.Option(help="Of playing: so many times as fast, or max. [default: 1]")] = None,
+    max_connections: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Sockets of one key and cluster at a time. [default: MASSIVE_WS_CONNECTIONS, at least 1]"
+        ),
+    ] = None,
+    tls_certificate: Annotated[Path | None, typer.Option(help="PEM file: speak TLS only.")] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="PEM file of the certificate's private key.")] = None,
     attached: Attached = False,
 ) -> None:
     """Serve a stand-in for the provider: REST and the WebSockets /options and /indices on one port.
 
     Symbols are MASSIVE_SYMBOLS, or the underlying of --chain. The market goes on where the one of the same data
-    folder stopped.
+    folder stopped. With --from it plays a capture: every client gets the frames as they were, REST answers and the
+    market clock are those of then; it starts with its first client.
     """
     from ops.attachment import end_with_parent
+    from ops.mock.player import PlayOptions, parse_speed, run_player
     from ops.mock.provider import MockOptions
     from ops.mock.server import run_mock
 
     settings = load_settings(os.environ)
-    chosen = {"seed": seed, "rate": rate, "contracts": contracts, "scenario": scenario, "chain": chain}
-    given: dict[str, Any] = {name: value for name, value in chosen.items() if value is not None}
+    market = {"seed": seed, "rate": rate, "contracts": contracts, "scenario": scenario, "chain": chain}
+    tls = {"tls_certificate": tls_certificate, "tls_key": tls_key}
+    connections = max_connections or max(1, settings.massive_ws_connections)
     if attached:
         end_with_parent()
+    if recording is not None:
+        if any(value is not None for value in (market | tls).values()):
+            raise FatalError("--from plays what was recorded: leave out the options of a market, and TLS")
+        run_player(PlayOptions(recording, parse_speed(speed or "1"), host, port, max_connections=connections))
+        return
+    if speed is not None:
+        raise FatalError("--speed is for --from")
+    chosen = market | tls | {"max_connections": connections}
+    given: dict[str, Any] = {name: value for name, value in chosen.items() if value is not None}
     data, symbols = settings.marketswarm_data, settings.massive_symbols
     run_mock(MockOptions(host=host, port=port, symbols=symbols, data=data, **given))
 
@@ -323,6 +355,17 @@ def validate(
     symbols = settings.massive_symbols if what is None else (_known(what, settings),)
     url, keys = _redis_url(settings), keys_of(settings)
     raise typer.Exit(max(report(symbol, validate_symbol(url, keys, symbol)) for symbol in symbols))
+
+
+def capture(
+    out: Annotated[Path, typer.Option("--out", help="File to write; later parts are FILE.1, FILE.2 ...")],
+    part_mb: Annotated[int, typer.Option(min=1, help="Begin a new part after so many MB; one an hour anyhow.")] = 256,
+) -> None:
+    """Record what the provider tells, frames and pages as they came, until Ctrl-C; `mock --from FILE` plays it."""
+    from ops.capture import run_capture
+
+    settings = _joined_settings()
+    run_capture(settings, _redis_url(settings), out, part_mb * 2**20)
 
 
 @app.command()

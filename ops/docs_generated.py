@@ -16,6 +16,7 @@ from contracts import analytics, planes
 from contracts.keys import KEY_TABLE, Keys
 from contracts.messages import SCHEMA_VERSION, Message
 from contracts.topology import STREAMS, StreamRow
+from stages.massive.rows import CHECKS
 
 ROOT = Path(__file__).parents[1]
 
@@ -76,6 +77,12 @@ def _places(dtype: np.dtype[np.void], prefix: str = "", base: int = 0) -> Iterat
             yield from _places(kind, f"{prefix}{name}.", base + offset)
 
 
+def check_table() -> str:
+    """What is checked before a chain is published, of `stages/massive/rows.py`."""
+    rows = [(one.found, one.verdict, one.action, f"`{one.counter}`") for one in CHECKS]
+    return _table(("found", "verdict", "what happens", "counter"), rows)
+
+
 def metric_list() -> str:
     """What `/metrics` of a stage process tells, label `stage`."""
     found = ActivityCollector("", ()).collect()
@@ -92,10 +99,12 @@ BLOCKS: Mapping[str, Callable[[], str]] = {
     "keys": key_table,
     "dtypes": dtype_table,
     "metrics": metric_list,
+    "checks": check_table,
 }
 DOCUMENTS: Mapping[str, tuple[str, ...]] = {
     "ARCHITECTURE.md": ("topology", "metrics"),
     "ops/docs/keys.md": ("keys", "dtypes"),
+    "ops/docs/validation.md": ("checks",),
 }
 
 

@@ -9,6 +9,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from contracts.feed_report import feed_signals
 from stages.staging.tick_state import STORM_PROMOTIONS, TickState, within_a_minute
 
 SNAPSHOT_INTERVALS = 3  # a snapshot older than so many is stale
@@ -61,7 +62,7 @@ def find_signals(state: TickState, stuck: Stuck, now_ts: float, settings: Health
     yield from _uncomputed(stuck, now_ts)
     yield from _storm(state, now_ts)
     yield from _lag(state, now_ts)
-    yield from _feed(state)
+    yield from _feed(state, now_ts)
     yield from _streams(state)
     if state.policy not in ("", HARMLESS_POLICY):
         yield Signal(
@@ -77,7 +78,9 @@ def _board(state: TickState) -> Iterator[Signal]:
 
 
 def _interval_s(state: TickState, settings: HealthSettings) -> float:
-    return settings.chain_interval_s if state.clock.is_open else settings.chain_interval_closed_s
+    """How often a chain is due: slower on purpose when the market is closed, the provider slow or the budget small."""
+    interval_s = settings.chain_interval_s if state.clock.is_open else settings.chain_interval_closed_s
+    return max(interval_s, state.job.period_s)
 
 
 def _provider(state: TickState, now_ts: float, settings: HealthSettings) -> Iterator[Signal]:
@@ -154,11 +157,15 @@ def _lag(state: TickState, now_ts: float) -> Iterator[Signal]:
             )
 
 
-def _feed(state: TickState) -> Iterator[Signal]:
-    if state.sockets.get(b"conflating", b"0") not in (b"", b"0"):
-        yield Signal("conflating", 1, "conflating: consumers lag, the feed keeps the newest event per contract only")
+def _feed(state: TickState, now_ts: float) -> Iterator[Signal]:
+    """What the owners of the feeds report; one signal a kind, every feed in its sentence."""
+    told: dict[str, list[str]] = {}
+    for name, sentence in feed_signals(state.sockets, now_ts):
+        told.setdefault(name, []).append(sentence)
     if (state.spot or {}).get("timeframe") == "DELAYED":
-        yield Signal("delayed", 1, "delayed feed: the provider tells this spot with delay (timeframe DELAYED)")
+        told.setdefault("delayed", []).append("the provider tells this spot with delay (timeframe DELAYED)")
+    for name, sentences in told.items():
+        yield Signal(name, len(sentences), "; ".join(sentences))
 
 
 def _streams(state: TickState) -> Iterator[Signal]:

@@ -16,7 +16,7 @@ import redis
 from consumers import broker as broker_module
 from consumers import runner as runner_module
 from consumers.broker import Broker, RawEntry
-from consumers.runner import Runner
+from consumers.runner import Backoff, Runner
 from contracts.commit import Commit, Count, FieldIs, Guard
 from contracts.errors import DataError, FatalError, NewerSchemaError, TransientError
 from contracts.keys import Keys, Stat
@@ -553,6 +553,45 @@ async def test_a_fault_of_long_work_is_retried(start: Start, client: Any) -> Non
     assert parked(client) == []
 
 
+async def test_long_work_waits_longer_after_every_fault(
+    start: Start, client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits: list[float] = []
+
+    async def wait(self: Backoff, stop: asyncio.Event, at_least_s: float = 0.0) -> None:
+        self._delay = min(runner_module.MAX_BACKOFF_S, self._delay * 2 or 0.05)
+        waits.append(max(self._delay, at_least_s))
+
+    monkeypatch.setattr(Backoff, "wait", wait)
+    failures = [TransientError("wait", 7.0), TransientError("away"), TransientError("away")]
+
+    async def load(reader: Reader, entries: Entries) -> None:
+        if failures:
+            raise failures.pop()
+
+    add(client, "long")
+    start(Tiny(load=load, in_background=lambda name: True))
+    await until_seen(client, once("long"))
+    assert waits == [0.05, 0.1, 7.0]
+
+
+async def test_long_work_of_one_partition_does_not_wait_for_another_s(start: Start, client: Any) -> None:
+    """One consumer that has both: the next fetch of a symbol must not wait for the slow one of another."""
+    release = asyncio.Event()
+
+    async def load(reader: Reader, entries: Entries) -> None:
+        if entries[0].message == "slow":
+            await release.wait()
+
+    add(client, "slow", "fast1")
+    start(Tiny(load=load, partition=lambda name: name[:4], concurrent=True, in_background=lambda name: True))
+    await until_seen(client, once("fast1"))
+    add(client, "fast2")
+    await until_seen(client, once("fast1", "fast2"))
+    release.set()
+    await until_seen(client, once("fast1", "fast2", "slow"))
+
+
 async def test_poison_among_long_work_is_parked(start: Start, client: Any) -> None:
     async def load(reader: Reader, entries: Entries) -> None:
         if any(entry.message == "bad" for entry in entries):
@@ -574,6 +613,19 @@ async def test_a_fatal_error_of_long_work_ends_the_runner(start: Start, client: 
     with pytest.raises(ExceptionGroup) as raised:
         await asyncio.wait_for(worker.task, 5.0)
     assert raised.group_contains(FatalError, match="fix the plan")
+
+
+async def test_long_work_that_outlasts_a_drain_is_left_to_another(
+    start: Start, client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A fetch that waits for its request budget must not hold up a stop."""
+    monkeypatch.setattr(runner_module, "DRAIN_S", 0.1)
+    long = Long()
+    ids = add(client, "long")
+    worker = start(long.tiny)
+    await wait_until_async(lambda: long.begun, "it has begun")
+    await worker.drain()
+    assert pending(client) == [(ids[0], "one")]
 
 
 async def test_long_work_keeps_its_entries(start: Start, client: Any) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from contracts.clock import MarketClock, encode_clock
 from contracts.commit import Commit, SetFields, SetValue
+from contracts.feed_report import FeedReport, encode_report, report_field
 from contracts.keys import Stat
 from contracts.ports import Backlog
 from contracts.topology import StageName
@@ -233,9 +234,11 @@ def test_dormancy_is_no_storm() -> None:
 def test_a_feed_that_conflates_is_told() -> None:
     pipeline = healthy()
     analytics = pipeline.keys.analytics(Stat.WS, "SPX")
-    put(pipeline, analytics, conflating=1)
+    report = FeedReport("options:0", "massive-1", NOW, "live", conflating=True)
+    put(pipeline, analytics, **{report_field(report.feed): encode_report(report).decode()})
     assert one_signal(health(pipeline))[0] == "conflating"
-    put(pipeline, analytics, conflating=0)
+    calm = encode_report(FeedReport("options:0", "massive-1", NOW, "live")).decode()
+    put(pipeline, analytics, **{report_field(report.feed): calm})
     assert health(pipeline)["status"] == "ok"
 
 
