@@ -357,6 +357,7 @@ def validate(
     raise typer.Exit(max(report(symbol, validate_symbol(url, keys, symbol)) for symbol in symbols))
 
 
+@app.command()
 def capture(
     out: Annotated[Path, typer.Option("--out", help="File to write; later parts are FILE.1, FILE.2 ...")],
     part_mb: Annotated[int, typer.Option(min=1, help="Begin a new part after so many MB; one an hour anyhow.")] = 256,
