@@ -23,6 +23,7 @@ LEASE = KEYS.lease("tick", "SPX")
 def short_leases(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leases of 0.2 s, looked at every 20 ms."""
     monkeypatch.setattr(lease_module, "LEASE_MS", 200)
+    monkeypatch.setattr(lease_module, "HOLD_MS", 200)
     monkeypatch.setattr(lease_module, "RENEW_EVERY_S", 0.02)
     monkeypatch.setattr(lease_module, "COUNT_EVERY_S", 0.05)
 
