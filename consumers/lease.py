@@ -14,13 +14,17 @@ from contracts.errors import TransientError
 
 log = structlog.get_logger("lease")
 
-LEASE_MS = 2500
-RENEW_EVERY_S = 0.25
-COUNT_EVERY_S = 1.0
-GRACE = 0.4  # of a lease's life: for so long a free lease is left to those with room for it
-EXCESS = 0.8  # of a lease's life: for so long a process holds more than its share before it gives one up
 LATE_MS = 1500  # periodic work may be so late before it passes on
 STANDBY_EVERY_S = 0.25  # how often the others look whether it has
+HOLD_MS = 3000  # of work that is held
+RENEW_EVERY_S = 0.25
+COUNT_EVERY_S = 1.0
+
+# parts of the life of a lease that is held
+SAFE = 0.7  # without renewal the work is cancelled then: the rest is for its end
+GRACE = 0.2  # for so long a free lease is left to those with room for it
+TAKEN = 0.25  # a lease that took longer to get is not used: too little of it is left
+EXCESS = 0.7  # for so long a process holds more than its share before it gives one up
 
 
 async def every(
@@ -78,7 +82,7 @@ class Share:
         self._counted = now
         with suppress(TransientError, TimeoutError):
             # a lease is being renewed meanwhile: the count may not take long
-            processes = await asyncio.wait_for(self._processes(), LEASE_MS / 8000)
+            processes = await asyncio.wait_for(self._processes(), HOLD_MS / 8000)
             self._most = -(-self._leases // max(1, processes))
 
     def take(self) -> None:
@@ -97,7 +101,7 @@ class Share:
             self._excess_since = None
             return False
         self._excess_since = self._excess_since or now
-        if now - self._excess_since < EXCESS * LEASE_MS / 1000:
+        if now - self._excess_since < EXCESS * HOLD_MS / 1000:
             return False
         self._excess_since = now  # one at a time
         return True
@@ -112,8 +116,8 @@ async def while_owned(
 ) -> None:
     """Run `work` for as long as we own the lease; end it before the lease can pass to somebody else.
 
-    The lease is renewed ten times in its life. At half of it without renewal, or as soon as it is somebody else's,
-    `work` is cancelled: the other half is for its end. With `share` it is left to processes that hold fewer.
+    The lease is renewed twelve times in its life. At SAFE of it without renewal, or as soon as it is somebody else's,
+    `work` is cancelled. With `share` it is left to processes that hold fewer.
     """
     while not stop.is_set():
         if not await _taken_in_turn(broker, lease, stop, share):
@@ -124,7 +128,7 @@ async def while_owned(
             if share is not None:
                 share.give_back()
         if share is not None and not share.has_room:
-            await _pause(stop, GRACE * LEASE_MS / 1000)  # somebody with room for it comes first
+            await _pause(stop, GRACE * HOLD_MS / 1000)  # somebody with room for it comes first
 
 
 async def _taken_in_turn(broker: Broker, lease: str, stop: asyncio.Event, share: Share | None) -> bool:
@@ -139,7 +143,7 @@ async def _taken_in_turn(broker: Broker, lease: str, stop: asyncio.Event, share:
         if not await _is_free(broker, lease):
             await _pause(stop, RENEW_EVERY_S)
             return False
-        await _pause(stop, GRACE * LEASE_MS / 1000)
+        await _pause(stop, GRACE * HOLD_MS / 1000)
     share.take()  # before asking: the leases of one process are tried for at the same time
     if not stop.is_set() and await _taken(broker, lease):
         return True
@@ -157,22 +161,25 @@ async def _hold(
 ) -> None:
     """Run the work until it ends, we stop, or the lease is no longer safely ours."""
     loop = asyncio.get_running_loop()
-    safe_until = loop.time() + LEASE_MS / 2000
+    safe_until = loop.time() + (SAFE - TAKEN) * HOLD_MS / 1000
     task = asyncio.ensure_future(work(stop))
     try:
         while not stop.is_set() and not task.done() and loop.time() < safe_until:
-            asked = loop.time()  # the lease lives at least LEASE_MS from here on
+            asked = loop.time()  # the lease lives at least HOLD_MS from here on
             owned = await _renewed(broker, lease, safe_until - asked)
             if owned is False:
+                log.warning("lease_lost", lease=lease, reason="somebody else has it")
                 break
             if owned:
-                safe_until = asked + LEASE_MS / 2000
+                safe_until = asked + SAFE * HOLD_MS / 1000
             if share is not None:
                 await share.count()
                 if share.is_too_much():
                     log.info("lease_given_up", lease=lease, reason="more than our share")
                     break
             await asyncio.wait({task}, timeout=RENEW_EVERY_S)
+        if loop.time() >= safe_until:
+            log.warning("lease_lost", lease=lease, reason="it could not be renewed in time")
     finally:
         await ended(task)
         with suppress(TransientError):
@@ -184,14 +191,13 @@ async def _hold(
 async def _renewed(broker: Broker, lease: str, timeout_s: float) -> bool | None:
     """Whether the lease is ours; None: the server did not say."""
     try:
-        return await asyncio.wait_for(broker.take_lease(lease, LEASE_MS), timeout_s)
+        return await asyncio.wait_for(broker.take_lease(lease, HOLD_MS), timeout_s)
     except (TransientError, TimeoutError):
         return None
 
 
 async def _taken(broker: Broker, lease: str) -> bool:
-    # an answer that comes later than this finds too little of the lease left to begin anything
-    return await _renewed(broker, lease, LEASE_MS / 4000) is True
+    return await _renewed(broker, lease, TAKEN * HOLD_MS / 1000) is True
 
 
 async def _is_free(broker: Broker, lease: str) -> bool:

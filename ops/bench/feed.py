@@ -93,6 +93,8 @@ class Provider:
 
     async def _send(self, socket: web.WebSocketResponse, names: list[str]) -> None:
         await asyncio.sleep(1.0)  # more subscriptions begin this anew
+        if self.done.is_set():
+            return  # feeds that fell silent connect again: the measurement is over
         self._ready += 1
         if self._ready == self._shards:
             self._begin.set()

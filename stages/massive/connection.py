@@ -33,6 +33,7 @@ class Connection:
         self.authenticated = asyncio.Event()
         self.settled = asyncio.Event()
         self.asked: dict[str, None] = {}  # pairs requested on this connection, in order
+        self.asked_ts = 0.0  # when something was requested last
         self.held: set[str] = set()  # pairs acknowledged
         self.awaited: set[str] = set()
         self.refusal = ""
@@ -69,6 +70,7 @@ class Connection:
         self.settled.clear()
         if action == "subscribe":
             self.asked |= dict.fromkeys(pairs)
+            self.asked_ts = time.time()
 
     def forget(self, pairs: Iterable[str]) -> None:
         """These pairs are no longer ours; where there is room again, what was refused may be asked for again."""

@@ -61,6 +61,7 @@ class FeedTimings:
     connect: float = 10.0
     authenticate: float = 10.0
     acknowledge: float = 5.0
+    again: float = 60.0  # then what was refused or not answered is asked for once more
     heartbeat: float = 15.0
     stall: float = 30.0
     stable: float = 30.0
@@ -356,6 +357,8 @@ class Feed:
         """Make the subscriptions equal to what is wanted: first free room, then fill it, most wanted first."""
         carried = steady_selection(tickers, connection.tickers, self._limit, self._border)
         self.activity.unsubscribed = len(tickers) - len(carried)
+        if self.activity.missing and time.time() - connection.asked_ts > self._timings.again:
+            connection.forget(())
         target = dict.fromkeys(f"{topic}.{ticker}" for ticker in carried for topic in self._topics)
         gone = [pair for pair in connection.asked if pair not in target]
         if gone:

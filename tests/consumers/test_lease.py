@@ -22,7 +22,7 @@ LEASE = KEYS.lease("tick", "SPX")
 @pytest.fixture(autouse=True)
 def short_leases(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leases of 0.2 s, looked at every 20 ms."""
-    short = {"LEASE_MS": 200, "LATE_MS": 200, "RENEW_EVERY_S": 0.02, "STANDBY_EVERY_S": 0.02, "COUNT_EVERY_S": 0.05}
+    short = {"HOLD_MS": 200, "LATE_MS": 200, "RENEW_EVERY_S": 0.02, "STANDBY_EVERY_S": 0.02, "COUNT_EVERY_S": 0.05}
     for name, value in short.items():
         monkeypatch.setattr(lease_module, name, value)
 

@@ -285,6 +285,15 @@ async def test_a_refused_subscription_is_counted_and_not_repeated_until_there_is
         assert scene.feed.activity.connections == 1
 
 
+async def test_a_refused_subscription_is_asked_for_again_after_a_while() -> None:
+    async with following("O:A", "O:B", "O:C", server=Server(limit=2), timings=timings(again=0.1)) as scene:
+        await until(lambda: scene.feed.activity.missing == 3)
+        scene.server.limit = 3
+        client = await scene.subscribed(3)
+        assert scene.feed.activity.missing == 0 and scene.feed.activity.connections == 1
+    assert client.held == ["Q.O:A", "Q.O:B", "Q.O:C"]
+
+
 async def test_an_epoch_that_cannot_be_read_keeps_the_subscriptions() -> None:
     async with following("O:A") as scene:
         client = await scene.subscribed(1)
