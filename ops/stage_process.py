@@ -36,6 +36,14 @@ log = structlog.get_logger("stage")
 HEARTBEAT_EVERY_S = 1.0
 HEARTBEAT_STALE_S = 15.0
 
+# what the worker process of a stage computes
+_WORKED_ON: dict[StageName, tuple[str, ...]] = {
+    StageName.MASSIVE: (),
+    StageName.STAGING: ("stages.staging.tick_state",),
+    StageName.CALCULATE: ("stages.calculate.cuts",),
+    StageName.MODELS: ("stages.models.build",),
+}
+
 Work = Callable[[asyncio.Event], Awaitable[None]]
 
 
@@ -74,7 +82,7 @@ class StageProcess:
         self.activities: list[Activity] = []
         self._started_ts = time()
         self._resources = AsyncExitStack()
-        self._worker = WorkerProcess()
+        self._worker = WorkerProcess(*_WORKED_ON[name])
         self._resources.callback(self._worker.close)
 
     async def run(self) -> None:
@@ -83,6 +91,8 @@ class StageProcess:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
+        if _WORKED_ON[self.name]:
+            self._worker.start()
         async with self._resources:
             work = [part for symbols in partitions(self.settings) for part in await self._partition(symbols)]
             port = await self._resources.enter_async_context(serving(self.name, self.activities))
