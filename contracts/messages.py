@@ -39,8 +39,8 @@ class ChainCompleted(Message, frozen=True, forbid_unknown_fields=True):
     """Fetch number `fetch` was published.
 
     `received` maps an expiration to the key of its snapshot; `failed` were requested and did not arrive;
-    `spot` in index points with its own time (epoch seconds), null if unknown; `market_ts` is the market clock at
-    the end of the fetch, which decides eligibility; `ended_ts` is the receive time of the same moment.
+    `spot` in index points with its own time (epoch seconds), null if unknown; `market_ts` is the market clock as
+    the fetch began, which decides eligibility; `ended_ts` is the receive time at its end.
     """
 
     TYPE = "chain.completed"

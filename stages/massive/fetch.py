@@ -29,7 +29,7 @@ from contracts.snapshot import ChainSnapshot, encode_snapshot
 from contracts.stage import Entry, Source
 from contracts.topology import StageName, streams_of
 from stages.massive.rest import Chain, PageRefusedError, Spot
-from stages.massive.rows import Surface, at_market_time, read_surface
+from stages.massive.rows import Surface, read_surface
 from stages.massive.window import (
     Windows,
     WindowSettings,
@@ -123,13 +123,9 @@ class Fetched:
     spot: Spot | None
     windows: Windows
     clock: MarketClock
+    market_ts: float  # as the fetch began
     ended_ts: float
     latency_s: float
-
-    @property
-    def market_ts(self) -> float:
-        """The market clock at the end of the fetch."""
-        return self.clock.market_time(self.ended_ts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,13 +173,13 @@ class Fetching:
     async def _fetch(self, symbol: str, windows: Windows, clock: MarketClock, known: Spot | None) -> Fetched:
         started = time.monotonic()
         clock = await self._clock(clock)
-        expirations = await self._expirations(symbol, clock)
+        # one moment for the whole fetch: what settles while it lasts is the next one's to say, and makes one change
+        market_ts = clock.market_time(time.time())
+        expirations = await self._expirations(symbol, market_ts)
         spot = _newer_spot(await self._spot(symbol, clock), known)
-        windows = await self._planned(symbol, expirations, windows, spot, clock)
-        chains = await self._chains(symbol, expirations, windows, clock)
-        ended = time.time()
-        market_ts = clock.market_time(ended)
-        surfaces = {one.expiration: at_market_time(one, market_ts) for one, _ in chains if isinstance(one, Surface)}
+        windows = await self._planned(symbol, expirations, windows, spot, market_ts)
+        chains = await self._chains(symbol, expirations, windows, market_ts)
+        surfaces = {one.expiration: one for one, _ in chains if isinstance(one, Surface)}
         failures = {
             expiration: one
             for expiration, (one, _) in zip(expirations, chains, strict=True)
@@ -198,7 +194,8 @@ class Fetching:
             spot=spot,
             windows=_with_volatilities(windows, surfaces, spot, market_ts),
             clock=clock,
-            ended_ts=ended,
+            market_ts=market_ts,
+            ended_ts=time.time(),
             latency_s=time.monotonic() - started,
         )
 
@@ -210,9 +207,9 @@ class Fetching:
             log.warning("market_clock_unknown", reason=str(error))
             return known
 
-    async def _expirations(self, symbol: str, clock: MarketClock) -> list[str]:
+    async def _expirations(self, symbol: str, market_ts: float) -> list[str]:
         try:
-            return await self._client.expirations(symbol, self._settings.expirations, clock.market_time(time.time()))
+            return await self._client.expirations(symbol, self._settings.expirations, market_ts)
         except DataError as error:  # the provider is at fault, not the job
             raise TransientError(f"no listing of {symbol}: {error}") from error
 
@@ -227,10 +224,9 @@ class Fetching:
         return replace(spot, ts=clock.market_time(time.time()))  # without a stamp it is as old as its answer
 
     async def _planned(
-        self, symbol: str, expirations: Sequence[str], previous: Windows, spot: Spot | None, clock: MarketClock
+        self, symbol: str, expirations: Sequence[str], previous: Windows, spot: Spot | None, market_ts: float
     ) -> Windows:
         """The windows of this fetch; new ones are snapped outwards to listed strikes."""
-        market_ts = clock.market_time(time.time())
         windows = in_session(previous, market_ts)
         if self._settings.window.unlimited or spot is None:
             return windows
@@ -268,18 +264,18 @@ class Fetching:
             return None, None
 
     async def _chains(
-        self, symbol: str, expirations: Sequence[str], windows: Windows, clock: MarketClock
+        self, symbol: str, expirations: Sequence[str], windows: Windows, market_ts: float
     ) -> list[tuple[Surface | Failure, int]]:
         limit = asyncio.Semaphore(self._settings.parallel)
 
         async def fetched(expiration: str) -> tuple[Surface | Failure, int]:
             async with limit:
-                return await self._surface(symbol, expiration, windows, clock)
+                return await self._surface(symbol, expiration, windows, market_ts)
 
         return await _together(fetched(expiration) for expiration in expirations)
 
     async def _surface(
-        self, symbol: str, expiration: str, windows: Windows, clock: MarketClock
+        self, symbol: str, expiration: str, windows: Windows, market_ts: float
     ) -> tuple[Surface | Failure, int]:
         """One expiration, whole or not at all, and the pages it took."""
         low, high = (None, None) if self._settings.window.unlimited else windows.kept.get(expiration, (None, None))
@@ -289,7 +285,7 @@ class Fetching:
             return Failure(UNAVAILABLE, str(error), error.retry_after_s), 0
         except DataError as error:
             return Failure(REFUSED if isinstance(error, PageRefusedError) else MALFORMED, str(error)), 0
-        surface = read_surface(expiration, chain.rows, clock.market_time(time.time()))
+        surface = read_surface(expiration, chain.rows, market_ts)
         if surface.missing:
             return Failure(INCOMPLETE, f"{symbol} {expiration}: {surface.missing} among {len(chain.rows)} rows"), 0
         return surface, chain.pages

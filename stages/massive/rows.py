@@ -9,10 +9,8 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
-
-import msgspec
 
 from contracts.errors import DataError
 from contracts.snapshot import ChainRow
@@ -135,11 +133,6 @@ def read_surface(expiration: str, raw_rows: Iterable[object], market_ts: float) 
     return Surface(expiration, rows, {name: count for name, count in counts.items() if count}, _missing(rows))
 
 
-def at_market_time(surface: Surface, market_ts: float) -> Surface:
-    """The same surface with eligibility at another market time (epoch seconds)."""
-    return replace(surface, rows=tuple(_restamped(row, surface.expiration, market_ts) for row in surface.rows))
-
-
 def read_row(raw: object, expiration: str, market_ts: float) -> ReadRow | Refused:
     """One provider row of `expiration`; eligibility at `market_ts` (epoch seconds on the market clock)."""
     details = _object(raw, "details")
@@ -227,11 +220,6 @@ def _flags(rows: Iterable[ChainRow]) -> dict[str, int]:
         ADJUSTED: sum(row.eligible == "adjusted" for row in rows),
         WITHOUT_GREEKS: sum(row.delta is None or row.gamma is None for row in rows),
     }
-
-
-def _restamped(row: ChainRow, expiration: str, market_ts: float) -> ChainRow:
-    eligible = eligibility(row.root, expiration, row.multiplier, market_ts)
-    return row if eligible == row.eligible else msgspec.structs.replace(row, eligible=eligible)
 
 
 def _disagreement(ticker: OptionTicker, details: Mapping[str, Any], expiration: str, multiplier: int) -> str:

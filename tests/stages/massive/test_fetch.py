@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -19,6 +20,7 @@ from contracts.keys import Keys, Stat
 from contracts.messages import ChainCompleted, ChainFetch, decode, encode
 from contracts.snapshot import ChainSnapshot, decode_snapshot
 from contracts.stage import Entry
+from contracts.symbology import settlement_ts
 from stages.massive.fetch import (
     Failure,
     Fetched,
@@ -37,6 +39,7 @@ from tests.stages.massive.chains import EXPIRATION, MORNING, both_sides, wire_ro
 KEYS = Keys()
 JOB = KEYS.job("SPX")
 NEXT = "2026-01-20"
+CLOSE = settlement_ts("SPXW", EXPIRATION)
 SETTINGS = FetchSettings(expirations=2, interval_s=10.0, interval_closed_s=30.0, snapshot_ttl_ms=60_000)
 STRIKES = [6500.0 + 5 * n for n in range(141)]  # to 7200
 
@@ -83,6 +86,17 @@ class FakeProvider:
         if isinstance(self.told_spot, Exception):
             raise self.told_spot
         return self.told_spot
+
+
+class TimePasses(FakeProvider):
+    """A market a second before the close, which comes while it is asked."""
+
+    async def clock(self) -> MarketClock:
+        return MarketClock(time.time(), CLOSE - 1.0, 1.0, self.open)
+
+    async def chain(self, symbol: str, expiration: str, low: float | None = None, high: float | None = None) -> Chain:
+        await asyncio.sleep(1.1)
+        return await super().chain(symbol, expiration, low, high)
 
 
 async def no_progress(_: str) -> None:
@@ -322,7 +336,7 @@ async def test_without_the_status_endpoint_the_known_clock_goes_on() -> None:
 def fetched(**changes: Any) -> Fetched:
     surface = read_surface(EXPIRATION, both_sides([6850.0]), MORNING)
     clock = MarketClock(0.0, MORNING, 0.0)
-    full = Fetched((EXPIRATION,), {EXPIRATION: surface}, {}, 1, None, Windows(), clock, 5000.0, 1.0)
+    full = Fetched((EXPIRATION,), {EXPIRATION: surface}, {}, 1, None, Windows(), clock, MORNING, 5000.0, 1.0)
     return replace(full, **changes)
 
 
@@ -508,3 +522,13 @@ def test_rows_without_use_are_counted() -> None:
     store.commit(commit)
     counts = counts_of(store)
     assert (counts["rows"], counts["refused_rows"], counts["refused_ticker"], counts["duplicate_rows"]) == (2, 1, 1, 1)
+
+
+async def test_what_settles_while_a_fetch_lasts_is_the_next_fetches_to_say() -> None:
+    """Else a fetch over the close changes the contract set, and the next one changes it once more."""
+    store = store_with(7)
+    store.commit(commit := await fetch(TimePasses(), store))
+    message = completed(commit)
+    assert CLOSE - 1.0 <= message.market_ts < CLOSE
+    snapshot = (await snapshots_of(store, message))[EXPIRATION]
+    assert {row.eligible for row in snapshot.contracts} == {1}

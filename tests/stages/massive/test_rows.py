@@ -9,7 +9,6 @@ from contracts.symbology import CALL, PUT, settlement_ts
 from stages.massive.rows import (
     ReadRow,
     Refused,
-    at_market_time,
     eligibility,
     last_settlement_ts,
     read_row,
@@ -133,13 +132,12 @@ def test_eligibility_follows_the_market_clock() -> None:
     assert eligibility("SPY", EXPIRATION, 10, opening) == "adjusted"
 
 
-def test_a_surface_moves_to_another_market_time() -> None:
+def test_eligibility_is_that_of_the_market_time() -> None:
     rows = both_sides([6850], root="SPX") + both_sides([6850])
     surface = read_surface(EXPIRATION, rows, MORNING)
-    later = at_market_time(surface, settlement_ts("SPX", EXPIRATION))
+    later = read_surface(EXPIRATION, rows, settlement_ts("SPX", EXPIRATION))
     assert {row.eligible for row in surface.rows} == {1}
     assert {(row.root, row.eligible) for row in later.rows} == {("SPX", "expired"), ("SPXW", 1)}
-    assert at_market_time(later, MORNING) == surface
 
 
 def test_the_last_series_settles_an_expiration() -> None:

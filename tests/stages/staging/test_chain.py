@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from copy import deepcopy
 from typing import Any
 
+import msgspec
 import pytest
 
 from consumers.memory import MemoryStore
@@ -18,7 +19,7 @@ from contracts.planes import UNKNOWN
 from contracts.snapshot import ChainRow
 from contracts.symbology import CALL, PUT
 from contracts.topology import StageName
-from stages.massive.rows import Surface, at_market_time
+from stages.massive.rows import eligibility
 from tests.pipeline import (
     EXPIRATION,
     LATER,
@@ -340,9 +341,14 @@ PM_CLOSE = 1_768_597_200.0  # 16:00
 
 
 def third_friday(market_ts: float) -> dict[str, list[ChainRow]]:
-    """Both roots of a third Friday as a fetch that ended at `market_ts` tells them."""
+    """Both roots of a third Friday as a fetch that began at `market_ts` tells them."""
     rows = [*chain_rows(FEW, root="SPX"), *chain_rows(FEW), chain_row(6900, root="SPX1", multiplier=10)]
-    return {EXPIRATION: list(at_market_time(Surface(EXPIRATION, tuple(rows)), market_ts).rows)}
+    return {
+        EXPIRATION: [
+            msgspec.structs.replace(row, eligible=eligibility(row.root, EXPIRATION, row.multiplier, market_ts))
+            for row in rows
+        ]
+    }
 
 
 def eligible(pipeline: Pipeline) -> dict[str, str]:
