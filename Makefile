@@ -13,10 +13,10 @@ up_options = $(foreach name,chain rate seed contracts scenario,$(call option,$(n
 option = $(if $($(shell echo $(1) | tr a-z A-Z)),--$(1) "$($(shell echo $(1) | tr a-z A-Z))")
 
 # tests on the server of the session; those that start a whole pipeline bring their own
-server_tests := -m "server and not processes"
+server_tests := -m "server and not processes and not browser"
 
 .DEFAULT_GOAL := help
-.PHONY: help install up down run-stage status test integration integration-redis8 check check-guards format bench chaos clean
+.PHONY: help install up down run-stage status test test-browser integration integration-redis8 check check-guards format bench chaos clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -49,7 +49,10 @@ status: $(INSTALLED)  ## epochs, ages and lags as they are now
 	@exec $(BIN)/marketswarm status
 
 test: $(INSTALLED)  ## unit, property and process tests
-	@exec $(BIN)/python -m pytest tests
+	@exec $(BIN)/python -m pytest tests -m "not browser"
+
+test-browser: $(INSTALLED)  ## the page in a real Chromium (BROWSER=/path/to/it; otherwise Debian's)
+	@exec $(BIN)/python -m pytest tests/browser
 
 integration: $(INSTALLED)  ## the tests that need a server, on a real Redis in a container (TEST_REDIS_IMAGE=redis:7)
 	@TEST_CONTAINERS=1 exec $(BIN)/python -m pytest tests $(server_tests)

@@ -31,20 +31,25 @@ FIRST = "0"
 
 
 class Script:
-    """A Lua script of `lua/`, called by its digest and sent whole when the server does not know it (yet)."""
+    """A Lua script of `lua/`, called by its digest and sent whole when the server does not know it (yet).
 
-    def __init__(self, name: str) -> None:
+    One that only reads says so: then a user who may only read can call it.
+    """
+
+    def __init__(self, name: str, *, only_reads: bool = False) -> None:
         self._source = (files("consumers") / "lua" / f"{name}.lua").read_text()
+        self._only_reads = only_reads
         self._digest = ""
 
     async def __call__(self, client: Any, keys: Sequence[str], *arguments: bytes | str | int) -> object:
+        call = client.evalsha_ro if self._only_reads else client.evalsha
         if self._digest:
             try:
-                return await uninterrupted(client.evalsha(self._digest, len(keys), *keys, *arguments))
+                return await uninterrupted(call(self._digest, len(keys), *keys, *arguments))
             except NoScriptError:
                 pass
         self._digest = await uninterrupted(client.script_load(self._source))
-        return await uninterrupted(client.evalsha(self._digest, len(keys), *keys, *arguments))
+        return await uninterrupted(call(self._digest, len(keys), *keys, *arguments))
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +76,7 @@ class Broker:
         self._trim = Script("trim")
         self._forget = Script("forget")
         self._lease = Script("lease")
-        self._read_all = Script("read")
+        self._read_all = Script("read", only_reads=True)
         self._budget = Script("budget")
 
     async def close(self) -> None:

@@ -20,6 +20,7 @@ from redis.exceptions import (
     BusyLoadingError,
     ConnectionError,  # noqa: A004 (redis-py's own)
     MasterDownError,
+    NoPermissionError,
     OutOfMemoryError,
     ReadOnlyError,
     ResponseError,
@@ -83,6 +84,11 @@ def faults_named(redis_url: str) -> Iterator[None]:
         yield
     except (AuthenticationError, AuthorizationError) as error:
         raise FatalError(f"Redis at {hide_password(redis_url)} refuses the login: {error}; check REDIS_URL") from error
+    except NoPermissionError as error:
+        where = hide_password(redis_url)
+        raise FatalError(
+            f"Redis at {where}: {error}; `marketswarm acl` prints what the gateway's user needs"
+        ) from error
     except _AWAY as error:
         raise TransientError(f"Redis at {hide_password(redis_url)} is not available: {error}") from error
     except ResponseError as error:

@@ -107,6 +107,8 @@ KEY_TABLE: tuple[KeyRow, ...] = (
         "none",
         "updates outside the epoch, never applied",
     ),
+    KeyRow("massive:alert:stream:{U}", "stream", "gateway", "bounded", "alerts in order"),
+    KeyRow("massive:alert:state:{U}", "hash", "gateway", "none", "where each rule of alerts stands (private)"),
     KeyRow("massive:heartbeat", "hash", "all", "pruned", "process -> JSON"),
     KeyRow("massive:health:{U}", "string", "staging", "15 s", "status, reasons in words, signals in numbers"),
     KeyRow("massive:job:{U}", "hash", "massive, staging", "none", "the one valid ticket, fetch number, windows"),
@@ -142,6 +144,10 @@ class Keys:
         self._massive = f"massive:{namespace}:" if namespace else "massive:"
         self._epoch = f"{namespace}:epoch:" if namespace else "epoch:"
         self._strategy = f"{namespace}:strategy:" if namespace else "strategy:"
+
+    def prefixes(self) -> tuple[str, ...]:
+        """How every key of ours begins."""
+        return self._massive, self._epoch, self._strategy
 
     def tag(self, symbol: str) -> str:
         """How the underlying is written inside a key: in braces when partitioned."""
@@ -286,6 +292,15 @@ class Keys:
     def model_state(self, symbol: str) -> str:
         """What was published last: epoch, seq, generation, tick."""
         return f"{self._massive}model:state:{self.tag(symbol)}"
+
+    # alerts
+    def alert_stream(self, symbol: str) -> str:
+        """Alerts in order."""
+        return f"{self._massive}alert:stream:{self.tag(symbol)}"
+
+    def alert_state(self, symbol: str) -> str:
+        """Where each rule of alerts stands."""
+        return f"{self._massive}alert:state:{self.tag(symbol)}"
 
     # bookkeeping
     def analytics(self, stat: Stat, symbol: str) -> str:

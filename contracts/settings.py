@@ -99,6 +99,13 @@ class Settings(BaseSettings):
     marketswarm_partitioned: bool = Field(False, description="hash tags for Redis Cluster")
     marketswarm_host: str = Field("127.0.0.1", description="gateway address")
     marketswarm_port: int = Field(8080, ge=0, le=65535, description="gateway port")
+    marketswarm_token: str | None = Field(
+        None, description="what clients of the gateway must know; required beyond this machine", repr=False
+    )
+    marketswarm_gateway_redis_url: str | None = Field(
+        None, description="what the gateway connects with: a user that may only read; default: REDIS_URL", repr=False
+    )
+    marketswarm_alerts: Path | None = Field(None, description="TOML file with the rules of alerts; unset: none")
     marketswarm_data: Path = Field(Path(".marketswarm"), description="data folder")
     marketswarm_timeline_length: int = Field(1000, ge=1, description="epochs kept on a timeline")
     marketswarm_stream_high_water: int = Field(50_000, ge=100, description="entries before ingestion conflates")
@@ -191,7 +198,7 @@ def _unknown_names(environment: Mapping[str, str]) -> list[str]:
 
 def _shown(name: str, value: object) -> str:
     """A value for a message; what may be a secret is not told."""
-    return "***" if "KEY" in name or "SECRET" in name else repr(value)
+    return "***" if any(word in name for word in ("KEY", "SECRET", "TOKEN")) else repr(value)
 
 
 def _nearest(name: str, known: set[str]) -> str | None:

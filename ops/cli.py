@@ -36,6 +36,8 @@ parked_app = typer.Typer(
     help="Entries nobody could use: list them, show them, put them back.", no_args_is_help=True, rich_markup_mode=None
 )
 app.add_typer(parked_app, name="parked")
+alerts_app = typer.Typer(help="Rules of alerts.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(alerts_app, name="alerts")
 
 
 class Strategy(StrEnum):
@@ -240,6 +242,19 @@ def gateway(attached: Attached = False) -> None:
     if attached:
         end_with_parent()
     run_gateway(settings)
+
+
+@app.command()
+def acl() -> None:
+    """Print a Redis user for the gateway, who can only read, with a new password: a command and a setting."""
+    from secrets import token_urlsafe
+
+    from ops.gateway.acl import acl_line, url_of
+    from ops.wiring import keys_of
+
+    settings, password = load_settings(os.environ), token_urlsafe()
+    print(acl_line(keys_of(settings), password))
+    print(f"MARKETSWARM_GATEWAY_REDIS_URL={url_of(settings.redis_url or 'redis://localhost:6379/0', password)}")
 
 
 # --- looking
@@ -507,6 +522,18 @@ def parked_redrive(
     settings = _joined_settings()
     done = redrive(_redis_url(settings), settings, stream, None if everything else tuple(entry or ()))
     print(f"{done} put back")
+
+
+# --- alerts
+
+
+@alerts_app.command("check")
+def alerts_check(file: Annotated[Path, typer.Argument(help="A TOML file of rules.")]) -> None:
+    """Say whether a file of rules is good, and what is wrong; exit 1 if it is not."""
+    from ops.alerts.rule_file import check_file
+
+    rules = check_file(file)
+    print(f"{file}: {len(rules)} rule{'' if len(rules) == 1 else 's'}")
 
 
 # --- shared

@@ -16,6 +16,7 @@ from contracts import analytics, planes
 from contracts.keys import KEY_TABLE, Keys
 from contracts.messages import SCHEMA_VERSION, Message
 from contracts.topology import STREAMS, StreamRow
+from ops.gateway.endpoints import endpoint_rows
 from stages.massive.rows import CHECKS
 
 ROOT = Path(__file__).parents[1]
@@ -89,6 +90,12 @@ def metric_list() -> str:
     return "; ".join(f"`{one.name}{'_total' if one.type == 'counter' else ''}` {one.documentation}" for one in found)
 
 
+def endpoint_table() -> str:
+    """What the gateway answers."""
+    rows = [(method, f"`{path}`", answers) for method, path, answers in endpoint_rows()]
+    return _table(("", "path", "answer"), rows)
+
+
 def _table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     lines = [headers, ["---"] * len(headers), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
@@ -100,11 +107,13 @@ BLOCKS: Mapping[str, Callable[[], str]] = {
     "dtypes": dtype_table,
     "metrics": metric_list,
     "checks": check_table,
+    "endpoints": endpoint_table,
 }
 DOCUMENTS: Mapping[str, tuple[str, ...]] = {
     "ARCHITECTURE.md": ("topology", "metrics"),
     "ops/docs/keys.md": ("keys", "dtypes"),
     "ops/docs/validation.md": ("checks",),
+    "ops/docs/gateway.md": ("endpoints",),
 }
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import fcntl
 import os
+import secrets
 import socket
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +18,11 @@ from contracts.errors import FatalError
 from contracts.settings import Settings
 from contracts.topology import StageName
 from ops.chain_file import read_chain_file
+from ops.gateway.acl import USER, acl_rules, url_of
 from ops.joining import MOCK_KEY
 from ops.provider_key import load_settings_with_key
 from ops.supervision import Program
+from ops.wiring import keys_of
 
 PIPELINE = "pipeline"  # the group of stages and gateway
 SERVER = "server"
@@ -81,7 +84,11 @@ def make_plan(
     shared["MARKETSWARM_DATA"] = str(data)
     programs: list[Program] = []
     if settings.redis_url is None:
-        server, shared["REDIS_URL"] = _server(data, choice.market if settings.massive_api_key is None else PROVIDER)
+        password = secrets.token_urlsafe()  # of the gateway's user; the server is told it with each start
+        user = (USER, *acl_rules(keys_of(settings), password))
+        market = choice.market if settings.massive_api_key is None else PROVIDER
+        server, shared["REDIS_URL"] = _server(data, market, user)
+        shared.setdefault("MARKETSWARM_GATEWAY_REDIS_URL", url_of(shared["REDIS_URL"], password))
         programs.append(server)
     mock_url = None
     if settings.massive_api_key is None:
@@ -95,14 +102,14 @@ def make_plan(
     return Plan(tuple(programs), shared, load_settings_with_key(shared), shared["REDIS_URL"], mock_url)
 
 
-def _server(data: Path, market: str) -> tuple[Program, str]:
-    """The embedded server with the data of a market, on the port it had before if that is free."""
+def _server(data: Path, market: str, user: Sequence[str]) -> tuple[Program, str]:
+    """The embedded server with the data of a market and one more user, on the port it had before if that is free."""
     remembered = embedded.remembered_url(data)
     port = int(remembered.rpartition(":")[2]) if remembered else 0
     if not port or not _is_free(port):
         port = embedded.free_port()
     url = f"redis://127.0.0.1:{port}"
-    return Program(SERVER, embedded.command(data, port, market), 10, settle_s=1, stop_s=30), url
+    return Program(SERVER, [*embedded.command(data, port, market), "--user", *user], 10, settle_s=1, stop_s=30), url
 
 
 def _mock(choice: MockChoice, url: str) -> Program:

@@ -104,7 +104,7 @@ def _symbol(database: Any, keys: Keys, symbol: str) -> Json:
 
 
 def _last_diff_age(database: Any, stream: str) -> float | None:
-    entry = database.eval(_NEWEST_DIFF, 1, stream, _LOOK_BACK)
+    entry = database.eval_ro(_NEWEST_DIFF, 1, stream, _LOOK_BACK)
     if not entry:
         return None
     seconds, microseconds = database.time()

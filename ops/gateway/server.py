@@ -1,20 +1,20 @@
-"""The gateway: status, models and live events of a running pipeline over HTTP."""
+"""The gateway: status, models, live events and alerts of a running pipeline over HTTP."""
 
 from __future__ import annotations
 
 import asyncio
 import errno
-import html
 import json
 import os
 import secrets
 import signal
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import aclosing, asynccontextmanager, suppress
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
-from time import time
+from pathlib import Path
+from time import monotonic, time
 from typing import Any
 
 import structlog
@@ -24,34 +24,41 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from consumers.broker import Broker
 from consumers.clients import connect
 from consumers.embedded import find_url
+from consumers.lease import every
 from contracts.errors import FatalError, TransientError
 from contracts.keys import Keys
-from contracts.plan import STRATEGIES
 from contracts.settings import Settings
+from ops.alerts.rule_file import RuleFile
+from ops.alerts.vigil import LEASE, PERIOD_S, Vigil
+from ops.alerts.webhook import Webhooks
+from ops.gateway.acl import GROUP
+from ops.gateway.alert_stream import AlertStream
+from ops.gateway.endpoints import ENDPOINTS
 from ops.gateway.follower import Follower
+from ops.gateway.listening import serve_events, serve_websocket
 from ops.gateway.metrics import Counters, Healths, read_counters, read_healths, render_metrics
-from ops.gateway.stream import parse_id
+from ops.gateway.news import watch
+from ops.gateway.resources import VERSION, Resources, told
+from ops.gateway.security import (
+    RateLimit,
+    add_headers,
+    check_exposure,
+    log_in,
+    rate_limited,
+    same_site_required,
+    token_required,
+)
 from ops.logs import configure_logs
-from ops.status import read_status
 from ops.wiring import keys_of, partitions
 
 log = structlog.get_logger("gateway")
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
+PAGE = Path(__file__).parent / "page"
 MAX_CLIENTS = 1000
-WRITE_S = 30.0  # a client that takes nothing for so long is let go
+REQUESTS_PER_S, REQUESTS_BURST = 50.0, 200.0  # of one caller
 HEARTBEAT_EVERY_S = 1.0
-
-_ENDPOINTS = (
-    ("/api/status", "epochs, ages, lags and health"),
-    ("/api/models/{U}/heatmap", "the heatmap; ?strategy=butterfly, vertical or single for one of them"),
-    ("/api/models/{U}/gex", "gamma exposure"),
-    ("/events/{U}", "server-sent events: a reset, then every diff, tick and model; resumes at Last-Event-ID"),
-    ("/healthz", "the process is alive"),
-    ("/readyz", "Redis answers and every stream is followed"),
-    ("/metrics", "Prometheus"),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +77,7 @@ class RunningGateway:
 def run_gateway(settings: Settings) -> None:
     """Serve until SIGINT or SIGTERM. FatalError says what a person must fix."""
     configure_logs()
-    redis_url = find_url(settings.redis_url, settings.marketswarm_data)
+    redis_url = settings.marketswarm_gateway_redis_url or find_url(settings.redis_url, settings.marketswarm_data)
     try:
         asyncio.run(_serve_until_signalled(settings, redis_url))
     except BaseExceptionGroup as group:
@@ -101,6 +108,7 @@ async def _serve_until_signalled(settings: Settings, redis_url: str) -> None:
 @asynccontextmanager
 async def serving(settings: Settings, redis_url: str) -> AsyncIterator[RunningGateway]:
     """The gateway, served while the body runs."""
+    check_exposure(settings.marketswarm_host, settings.marketswarm_token)
     gateway = Gateway(settings, redis_url)
     runner = web.AppRunner(gateway.application(), access_log=None, shutdown_timeout=0.5, handler_cancellation=True)
     await runner.setup()
@@ -108,14 +116,16 @@ async def serving(settings: Settings, redis_url: str) -> AsyncIterator[RunningGa
     try:
         port = await _listen(runner, settings)
         async with asyncio.TaskGroup() as tasks:
-            followers = [tasks.create_task(follower.run(stop)) for follower in gateway.followers.values()]
+            reading = [tasks.create_task(follower.run(stop)) for follower in gateway.followers.values()]
+            reading += [tasks.create_task(gateway.watch(stop)), tasks.create_task(gateway.webhooks.run())]
+            tasks.create_task(gateway.keep_vigil(stop))
             tasks.create_task(gateway.tell_heartbeat(port, stop))
             try:
                 yield RunningGateway(settings.marketswarm_host, port)
             finally:
                 stop.set()
-                for task in followers:
-                    task.cancel()  # reading has no effects; nothing need be waited for
+                for task in reading:
+                    task.cancel()  # it has no effects on the pipeline; nothing need be waited for
                 await runner.cleanup()
     finally:
         await runner.cleanup()
@@ -136,7 +146,7 @@ async def _listen(runner: web.AppRunner, settings: Settings) -> int:
 
 
 class Gateway:
-    """The endpoints and what they need."""
+    """What the endpoints need, and those that are no REST."""
 
     def __init__(self, settings: Settings, redis_url: str) -> None:
         self._settings = settings
@@ -144,34 +154,43 @@ class Gateway:
         self._keys: Keys = keys_of(settings)
         self._name = f"gateway-{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(2)}"
         self._started_ts = time()
-        self._broker = Broker(redis_url, "gateway", self._name, "")
+        symbols = settings.massive_symbols
+        self._broker = Broker(redis_url, GROUP, self._name, "")
         self._client: Any = connect(redis_url)
+        self._rules = RuleFile(settings.marketswarm_alerts)
+        self.webhooks = Webhooks()
+        self._resources = Resources(settings, redis_url, self._broker, self._client, self._keys, self._rules)
         self.followers = {
-            symbol: Follower(redis_url, self._client, self._broker, self._keys, symbol)
-            for symbol in settings.massive_symbols
+            symbol: Follower(redis_url, self._client, self._broker, self._keys, symbol) for symbol in symbols
+        }
+        self._alerts = {
+            follower: AlertStream(redis_url, self._client, self._keys.alert_stream(symbol))
+            for symbol, follower in self.followers.items()
         }
 
     def application(self) -> web.Application:
         """Routes and the answers to everything that fails."""
-        app = web.Application(middlewares=[json_errors])
-        app.add_routes(
-            [
-                web.get("/", self._page),
-                web.get("/api/status", self._status),
-                web.get("/api/models/{symbol}/heatmap", self._heatmap),
-                web.get("/api/models/{symbol}/gex", self._gex),
-                web.get("/events/{symbol}", self._events, allow_head=False),
-                web.get("/healthz", self._healthz),
-                web.get("/readyz", self._readyz),
-                web.get("/metrics", self._metrics),
-            ]
-        )
+        host, token = self._settings.marketswarm_host, self._settings.marketswarm_token
+        limit = RateLimit(REQUESTS_PER_S, REQUESTS_BURST)
+        checks = [rate_limited(limit, monotonic), same_site_required(host, token), token_required(token)]
+        app = web.Application(middlewares=[json_errors, *checks], client_max_size=4096)
+        app[VERSION] = version("marketswarm")
+        app.on_response_prepare.append(add_headers)
+        for one in ENDPOINTS:
+            handler = getattr(self, one.name, None) or getattr(self._resources, one.name)
+            if one.method == "GET":
+                app.router.add_get(one.path, handler, allow_head=one.name not in ("events", "websocket"))
+            else:
+                app.router.add_post(one.path, handler)
+        app.router.add_static("/page", PAGE)
         return app
 
     async def close(self) -> None:
         """Close every connection to Redis."""
         await self._broker.close()
         await self._client.aclose()
+
+    # --- beside the answers
 
     async def tell_heartbeat(self, port: int, stop: asyncio.Event) -> None:
         """Tell the pipeline that this gateway is there, and where."""
@@ -193,76 +212,77 @@ class Gateway:
         with suppress(TransientError):
             await self._broker.drop_field(self._keys.heartbeat(), self._name)
 
+    async def watch(self, stop: asyncio.Event) -> None:
+        """Tell clients of promotions, health and alerts until stopped."""
+        await watch(self._broker, self._keys, self._alerts, stop)
+
+    async def keep_vigil(self, stop: asyncio.Event) -> None:
+        """Judge the rules of alerts while no other gateway does; without a file of rules there is nothing to do."""
+        if self._rules.path is None:
+            return
+        async with asyncio.TaskGroup() as tasks:
+            for symbols in partitions(self._settings):
+                tasks.create_task(self._keep_vigil(symbols, stop))
+
+    async def _keep_vigil(self, symbols: tuple[str, ...], stop: asyncio.Event) -> None:
+        keys = self._keys
+        broker = Broker(self._redis_url, GROUP, self._name, keys.cursor(GROUP, symbols[0]))
+        vigil = Vigil(broker, keys, symbols, self._rules, self.webhooks)
+        try:
+            await every(broker, keys.lease(LEASE, symbols[0]), PERIOD_S, vigil.keep, stop)
+        finally:
+            await broker.close()
+
     # --- pages
 
-    async def _page(self, _: web.Request) -> web.Response:
-        items = "".join(
-            f"<li><code>{html.escape(path)}</code> {html.escape(meaning)}</li>" for path, meaning in _ENDPOINTS
-        )
-        symbols = html.escape(", ".join(self.followers))
-        text = (
-            "<!doctype html><meta charset=utf-8><title>MarketSwarm</title>"
-            f"<h1>MarketSwarm</h1><p>Symbols (U): {symbols}</p><ul>{items}</ul>"
-        )
-        return web.Response(text=text, content_type="text/html")
+    async def page(self, _: web.Request) -> web.FileResponse:
+        """The page."""
+        return web.FileResponse(PAGE / "index.html")
 
-    async def _status(self, _: web.Request) -> web.Response:
-        return web.json_response(await asyncio.to_thread(read_status, self._redis_url, self._settings))
+    async def login_page(self, _: web.Request) -> web.StreamResponse:
+        """Who gets here need not log in (any more): others are asked for the token wherever they go."""
+        raise web.HTTPSeeOther("/")
 
-    # --- models
-
-    async def _heatmap(self, request: web.Request) -> web.Response:
-        symbol = self._symbol(request)
-        strategy = request.query.get("strategy", "")
-        if strategy and strategy not in STRATEGIES:
-            raise web.HTTPBadRequest(text=f"no strategy {strategy!r}; there are {', '.join(STRATEGIES)}")
-        return await self._model(symbol, self._keys.heatmap_model(symbol, strategy), "heatmap")
-
-    async def _gex(self, request: web.Request) -> web.Response:
-        symbol = self._symbol(request)
-        return await self._model(symbol, self._keys.gex_model(symbol), "gex")
-
-    async def _model(self, symbol: str, key: str, name: str) -> web.Response:
-        (body,) = await self._broker.values(key)
-        if body is None:
-            raise web.HTTPNotFound(text=f"no {name} model of {symbol} is published yet")
-        return web.Response(body=body, content_type="application/json", headers={"Cache-Control": "no-store"})
-
-    def _symbol(self, request: web.Request) -> str:
-        symbol = request.match_info["symbol"]
-        if symbol not in self.followers:
-            raise web.HTTPNotFound(text=f"no symbol {symbol!r} here; there are {', '.join(self.followers)}")
-        return symbol
+    async def login(self, request: web.Request) -> web.Response:
+        """The cookie for who knows the token."""
+        token = self._settings.marketswarm_token
+        if token is None:
+            raise web.HTTPNotFound(text="no token is set: nobody need log in")
+        try:
+            given = (await request.post()).get("token", "")
+        except ValueError:  # of a broken form, in many ways
+            raise web.HTTPBadRequest(text="a form with the field `token` is expected") from None
+        return log_in(token, str(given))
 
     # --- events
 
-    async def _events(self, request: web.Request) -> web.StreamResponse:
-        follower = self.followers[self._symbol(request)]
+    async def events(self, request: web.Request) -> web.StreamResponse:
+        """Server-sent events."""
+        return await serve_events(request, self._follower(request))
+
+    async def websocket(self, request: web.Request) -> web.StreamResponse:
+        """The same over a WebSocket."""
+        return await serve_websocket(request, self._follower(request))
+
+    def _follower(self, request: web.Request) -> Follower:
+        follower = self.followers[self._resources.symbol(request)]
         if sum(one.client_count for one in self.followers.values()) >= MAX_CLIENTS:
             raise web.HTTPServiceUnavailable(text=f"{MAX_CLIENTS} clients are connected already")
-        headers = {"Content-Type": "text/event-stream", "Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-        response = web.StreamResponse(headers=headers)
-        await response.prepare(request)
-        await response.write(b"retry: 1000\n\n")
-        async with aclosing(follower.stream(parse_id(request.headers.get("Last-Event-ID", "")))) as chunks:
-            try:
-                async for chunk in chunks:
-                    async with asyncio.timeout(WRITE_S):
-                        await response.write(chunk)
-            except (ConnectionError, TimeoutError):
-                log.info("client_gone", symbol=follower.symbol)
-        return response
+        return follower
 
     # --- probes
 
-    async def _healthz(self, _: web.Request) -> web.Response:
-        return web.json_response({"status": "alive"})
+    async def healthz(self, _: web.Request) -> web.Response:
+        """The process is alive."""
+        return told({"status": "alive"})
 
-    async def _readyz(self, _: web.Request) -> web.Response:
+    async def readyz(self, _: web.Request) -> web.Response:
+        """Redis answers and every stream is followed."""
         waiting = [symbol for symbol, follower in self.followers.items() if not follower.is_connected]
         return web.json_response({"ready": not waiting, "waiting_for": waiting}, status=503 if waiting else 200)
 
-    async def _metrics(self, _: web.Request) -> web.Response:
+    async def metrics(self, _: web.Request) -> web.Response:
+        """Prometheus."""
         counters: Counters | None = None
         healths: Healths = {}
         with suppress(TransientError):

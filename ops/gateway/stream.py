@@ -1,4 +1,4 @@
-"""Entries of `massive:model:stream:{U}` as server-sent events: the id is the entry's, the event its type."""
+"""Entries of `massive:model:stream:{U}`: their ids, types and bodies."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def stream_id(text: bytes) -> StreamId:
 
 def parse_id(text: str) -> StreamId | None:
     """An id a client sent (`Last-Event-ID`); None if it is none."""
-    found = _ID.match(text.encode())
+    found = _ID.match(text.encode(errors="replace"))
     if found is None:
         return None
     ms, number = int(found[1]), int(found[2])
@@ -36,23 +36,25 @@ def format_id(entry: StreamId) -> str:
     return f"{entry[0]}-{entry[1]}"
 
 
-def render_entry(entry: StreamId, fields: Mapping[bytes, bytes]) -> bytes | None:
-    """The event of a stream entry; None for one that is not ours."""
+def entry_kind(fields: Mapping[bytes, bytes]) -> str:
+    """The type of a stream entry; empty for one that is not ours."""
     try:
-        return render(entry, fields[b"type"].decode(), fields[b"seq"], fields[b"generation"], fields[b"data"])
+        return fields[b"type"].decode()
+    except (KeyError, ValueError):
+        return ""
+
+
+def entry_body(fields: Mapping[bytes, bytes]) -> bytes | None:
+    """The JSON object of a stream entry with `seq` and `generation` in it; None for one that is not ours."""
+    try:
+        return merged(fields[b"seq"], fields[b"generation"], fields[b"data"])
     except (KeyError, ValueError):
         return None
 
 
-def render(entry: StreamId, kind: str, seq: bytes, generation: bytes, data: bytes) -> bytes:
-    """An event whose data is the JSON object with `seq` and `generation` of the stream in it."""
-    head = f"id: {format_id(entry)}\nevent: {kind}\n".encode() if entry != FIRST else f"event: {kind}\n".encode()
-    return b"%bdata: %b\n\n" % (head, _merged(int(seq), generation.decode("ascii"), data))
-
-
-def _merged(seq: int, generation: str, data: bytes) -> bytes:
+def merged(seq: bytes, generation: bytes, data: bytes) -> bytes:
     """Models have a `seq` of their own (what they were built on), which gives way; all else is spliced unread."""
-    added = {"seq": seq, "generation": generation}
+    added = {"seq": int(seq), "generation": generation.decode("ascii")}
     if b'"seq":' in data or not data.startswith(b'{"'):
         return orjson.dumps({**orjson.loads(data), **added})
     return orjson.dumps(added)[:-1] + b"," + data[1:]

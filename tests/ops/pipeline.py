@@ -58,6 +58,11 @@ class SmallPipeline:
         frame = {"ts": repr(time()), "payload": json.dumps([event])}
         self.client.xadd(self.keys.ws_stream(SYMBOL), frame)
 
+    def spot(self, value: float) -> None:
+        """The newest spot."""
+        body = {"symbol": SYMBOL, "value": value, "ts": time(), "source": "snapshot", "timeframe": "REAL-TIME"}
+        self.client.set(self.keys.spot(SYMBOL), json.dumps(body))
+
     async def tick(self) -> None:
         """Take one tick."""
         lease = self.keys.lease("tick", SYMBOL)

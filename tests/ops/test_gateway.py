@@ -5,135 +5,29 @@ from __future__ import annotations
 import asyncio
 import json
 import subprocess
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import aiohttp
-import numpy as np
 import pytest
 import redis
 
 from consumers import embedded
 from contracts.errors import FatalError
-from contracts.planes import TILE_FIELDS, UNKNOWN, Ints, decode_tiles
-from contracts.published import apply_diff
+from contracts.planes import Ints
 from contracts.settings import Settings
 from ops.gateway import follower as follower_module
-from ops.gateway.follower import Client, Event
+from ops.gateway.event import Event, View
+from ops.gateway.follower import Client
 from ops.gateway.metrics import render_metrics
-from ops.gateway.server import RunningGateway, serving
-from ops.gateway.stream import FIRST, format_id, parse_id, render
-from tests.ops.pipeline import STRIKES, SYMBOL, SmallPipeline, small_pipeline
+from ops.gateway.server import serving
+from ops.gateway.stream import FIRST, format_id, merged, parse_id
+from tests.ops.pipeline import STRIKES, SYMBOL
+from tests.ops.scene import PLANE, Scene, cells_of, folded, published, scene_on
 from tests.waiting import wait_until, wait_until_async
 
 SettingsFor = Callable[..., Settings]
-PLANE = "SPXW:2031-01-15"
-
-
-@dataclass
-class Received:
-    """One server-sent event."""
-
-    id: str
-    type: str
-    data: dict[str, Any]
-
-
-class Listener:
-    """A client of `/events/{U}`."""
-
-    def __init__(self, response: aiohttp.ClientResponse) -> None:
-        self._response = response
-
-    async def next(self, timeout_s: float = 10.0) -> Received:
-        """The next event; comments are passed over."""
-        async with asyncio.timeout(timeout_s):
-            while True:
-                fields = await self._block()
-                if "data" in fields:
-                    return Received(fields.get("id", ""), fields["event"], json.loads(fields["data"]))
-
-    async def until(self, kind: str) -> list[Received]:
-        """Events up to and with the first of this type."""
-        found = [await self.next()]
-        while found[-1].type != kind:
-            found.append(await self.next())
-        return found
-
-    async def _block(self) -> dict[str, str]:
-        fields: dict[str, str] = {}
-        while line := (await self._response.content.readline()).decode().rstrip("\n"):
-            name, _, value = line.partition(": ")
-            fields[name] = value
-        return fields
-
-
-@dataclass
-class Scene:
-    """A running pipeline behind a running gateway."""
-
-    pipeline: SmallPipeline
-    gateway: RunningGateway
-    http: aiohttp.ClientSession
-
-    @asynccontextmanager
-    async def listening(self, last_event_id: str | None = None) -> AsyncIterator[Listener]:
-        """Connect to the events."""
-        headers = {} if last_event_id is None else {"Last-Event-ID": last_event_id}
-        async with self.http.get(f"{self.gateway.url}/events/{SYMBOL}", headers=headers) as response:
-            assert response.status == 200 and response.content_type == "text/event-stream"
-            yield Listener(response)
-
-    async def get(self, path: str) -> tuple[int, Any]:
-        """Status and JSON of a page."""
-        async with self.http.get(self.gateway.url + path) as response:
-            assert response.content_type == "application/json", await response.text()
-            return response.status, await response.json()
-
-
-@asynccontextmanager
-async def scene_on(redis_url: str, settings: Settings) -> AsyncIterator[Scene]:
-    """Pipeline and gateway, without a chain yet."""
-    limit = 64 * 2**20
-    async with (
-        small_pipeline(redis_url, settings) as pipeline,
-        serving(settings, redis_url) as gateway,
-        aiohttp.ClientSession(read_bufsize=limit, timeout=aiohttp.ClientTimeout(total=60)) as http,
-    ):
-        yield Scene(pipeline, gateway, http)
-
-
-@pytest.fixture
-async def scene(redis_url: str, settings_for: SettingsFor) -> AsyncIterator[Scene]:
-    """A pipeline with its first models, and a gateway on a free port."""
-    async with scene_on(redis_url, settings_for(MARKETSWARM_PORT="0")) as scene:
-        await scene.pipeline.live()
-        yield scene
-
-
-def cells_of(reset: Received) -> Ints:
-    """The cells of the one plane of a reset."""
-    (plane,) = reset.data["planes"]
-    columns = [[UNKNOWN if value is None else value for value in plane[name]] for name in TILE_FIELDS]
-    return np.array(columns, np.int32)
-
-
-def folded(cells: Ints, events: list[Received]) -> Ints:
-    """The cells after the diffs among these events; they must fit without a gap."""
-    for event in events:
-        if event.type == "diff":
-            data = {name: value for name, value in event.data.items() if name not in ("seq", "generation")}
-            cells = apply_diff(cells, json.dumps(data).encode())
-    return cells
-
-
-def published(pipeline: SmallPipeline) -> Ints:
-    """What the models stage published last."""
-    blob = pipeline.client.get(f"epoch:{pipeline.epoch()}:plane:{PLANE}:published")
-    return decode_tiles(blob).cells
 
 
 # --- events
@@ -247,24 +141,26 @@ async def test_before_anything_is_published_the_stream_waits(redis_url: str, set
 async def test_a_slow_client_falls_behind_and_starts_over(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(follower_module, "BUFFER_BYTES", 100)
     client = Client()
-    client.push(Event((1, 0), b"x"))
+    client.push(Event((1, 0), "gex", b"x"))
     assert client.is_behind and await client.take(0.01) == []  # it has just come: nothing is kept for it
     client.start_over()
-    client.push(Event((2, 0), b"x" * 1000))  # one event always fits
+    client.push(Event((2, 0), "gex", b"x" * 1000))  # one event always fits
     assert [event.id for event in await client.take(0.01)] == [(2, 0)]
     for number in range(12):
-        client.push(Event((3, number), b"x" * 10))
+        client.push(Event((3, number), "gex", b"x" * 10))
     assert client.is_behind and await client.take(0.01) == []
 
 
 def test_ids_and_rendering() -> None:
     assert parse_id("12-3") == (12, 3) and format_id((12, 3)) == "12-3"
     assert parse_id("12") is parse_id("18446744073709551616-0") is parse_id("1-1\n") is None
-    chunk = render((5, 1), "gex", b"7", b"99", b'{"model":"gex","seq":6}')
+    event = Event((5, 1), "gex", merged(b"7", b"99", b'{"model":"gex","seq":6}'))
+    chunk = event.render(View())
+    assert chunk is not None
     head, data = chunk.split(b"data: ")
     assert head == b"id: 5-1\nevent: gex\n" and json.loads(data) == {"model": "gex", "seq": 7, "generation": "99"}
     assert data.count(b'"seq"') == 1
-    assert render(FIRST, "tick", b"7", b"99", b"{}").startswith(b"event: tick\n")
+    assert (Event(FIRST, "tick", b"{}").render(View()) or b"").startswith(b"event: tick\n")
 
 
 # --- pages

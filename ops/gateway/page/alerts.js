@@ -1,0 +1,61 @@
+/** Alerts: the newest as a note that goes by itself, the last of them in a list. */
+
+import { marketClock } from "./values.js";
+
+const KEPT = 50;
+const NOTES = 3;
+const NOTE_MS = 8000;
+
+export class Alerts {
+  constructor(notes, list, button) {
+    Object.assign(this, { notes, list, button });
+    button.addEventListener("click", () => this.#open(list.hidden));
+    this.#count();
+  }
+
+  /** Fill the list with what was there before, newest first; no notes. */
+  fill(alerts) {
+    this.list.replaceChildren(...alerts.slice(0, KEPT).map(itemOf));
+    this.#count();
+  }
+
+  /** A new alert. */
+  add(alert) {
+    this.list.prepend(itemOf(alert));
+    while (this.list.children.length > KEPT) this.list.lastChild.remove();
+    this.#count();
+    this.note(wordsOf(alert));
+  }
+
+  /** Say something for a few seconds. */
+  note(words) {
+    const note = document.createElement("p");
+    note.textContent = words;
+    this.notes.append(note);
+    while (this.notes.children.length > NOTES) this.notes.firstChild.remove();
+    setTimeout(() => note.remove(), NOTE_MS);
+  }
+
+  #count() {
+    const count = this.list.children.length;
+    this.button.textContent = `alerts ${count}`;
+    this.button.disabled = count === 0;
+    if (count === 0) this.#open(false);
+  }
+
+  #open(on) {
+    this.list.hidden = !on;
+    this.button.setAttribute("aria-expanded", String(on));
+  }
+}
+
+function itemOf(alert) {
+  const item = document.createElement("li");
+  item.textContent = `${alert.ts ? `${marketClock(alert.ts)} ` : ""}${wordsOf(alert)}`;
+  item.title = alert.epoch ?? "";
+  return item;
+}
+
+function wordsOf(alert) {
+  return alert.text ?? [alert.symbol, alert.rule].filter(Boolean).join(" ").replaceAll("_", " ");
+}

@@ -1,0 +1,41 @@
+/** What the user chose, remembered in this browser. A choice that no longer exists falls back to the first one. */
+
+const NAME = "marketswarm";
+const DEFAULTS = {
+  symbol: null, strategy: "butterfly", side: "call", plane: {}, metric: "mid", theme: null, table: false,
+  rowHeight: 22, exposure: "sides", range: 100,
+};
+
+export class Choices {
+  constructor(storage = window.localStorage) {
+    this.storage = storage;
+    this.values = { ...DEFAULTS, ...read(storage) };
+  }
+
+  get(name) {
+    return this.values[name];
+  }
+
+  set(name, value) {
+    this.values[name] = value;
+    try {
+      this.storage.setItem(NAME, JSON.stringify(this.values));
+    } catch {
+      // a private window may forbid storage: the choice then lives as long as the page
+    }
+  }
+
+  /** The choice if it is among `offered`, else the first of them. */
+  among(name, offered) {
+    return offered.includes(this.values[name]) ? this.values[name] : offered[0];
+  }
+}
+
+function read(storage) {
+  try {
+    const found = JSON.parse(storage.getItem(NAME) ?? "{}");
+    return typeof found === "object" && found !== null ? found : {};
+  } catch {
+    return {};
+  }
+}
