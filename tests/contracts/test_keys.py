@@ -28,7 +28,7 @@ EXAMPLES: dict[str, list[object]] = {
     "second": [1_768_500_000],
     "geometry_hash": [HASH],
 }
-NO_KEYS = {"tag", "epoch_id"}
+NO_KEYS = {"tag", "epoch_id", "prefixes"}
 
 
 def spelled(keys: Keys) -> Iterator[tuple[str, str]]:
