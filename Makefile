@@ -16,7 +16,7 @@ option = $(if $($(shell echo $(1) | tr a-z A-Z)),--$(1) "$($(shell echo $(1) | t
 server_tests := -m "server and not processes and not browser"
 
 .DEFAULT_GOAL := help
-.PHONY: help install up down run-stage status test test-browser integration integration-redis8 check format bench chaos clean
+.PHONY: help install up down run-stage status test test-browser integration integration-redis8 check check-guards format bench chaos clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -65,6 +65,9 @@ check: $(INSTALLED)  ## format, lint, strict types, import rules
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+check-guards: $(INSTALLED)  ## each guard of a commit, removed in turn, fails a test (about three minutes)
+	@exec $(BIN)/python tests/check_guards.py
 
 format: $(INSTALLED)  ## rewrite to the format that `make check` wants
 	$(BIN)/ruff format .

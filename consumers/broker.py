@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
+from math import isfinite
 from typing import Any
 
 from redis.exceptions import NoScriptError, ResponseError
@@ -12,7 +13,19 @@ from redis.exceptions import NoScriptError, ResponseError
 from consumers.clients import BLOCK_MS, connect, connect_reader, faults_named, uninterrupted
 from consumers.encoding import encode_commit
 from contracts.commit import Applied, Commit, Lost, Outcome, Refused
-from contracts.ports import CountExisting, GetFields, GetHead, GetItems, GetValue, Read
+from contracts.ports import (
+    Backlog,
+    CountExisting,
+    GetBacklog,
+    GetFields,
+    GetHead,
+    GetItems,
+    GetMemoryPolicy,
+    GetQuantiles,
+    GetValue,
+    Quantiles,
+    Read,
+)
 
 FIRST = "0"
 
@@ -64,6 +77,7 @@ class Broker:
         self._forget = Script("forget")
         self._lease = Script("lease")
         self._read_all = Script("read", only_reads=True)
+        self._budget = Script("budget")
 
     async def close(self) -> None:
         """Close every connection."""
@@ -183,20 +197,72 @@ class Broker:
         with faults_named(self._url):
             replies = await self._read_all(self._client, keys, *kinds)
         assert isinstance(replies, list)
-        return [
-            _fields(reply) if isinstance(one, GetFields) else reply for one, reply in zip(reads, replies, strict=True)
-        ]
+        return [_reply_of(one, reply) for one, reply in zip(reads, replies, strict=True)]
 
-    async def append(self, stream: str, entries: Iterable[dict[str, bytes | str]]) -> None:
-        """Append entries in one round trip; after an error some may have been appended (at least once)."""
+    async def append(self, stream: str, entries: Iterable[dict[str, bytes | str]], keep: int | None = None) -> None:
+        """Append entries in one round trip; after an error some may have been appended (at least once).
+
+        `keep`: the stream is held to about so many entries.
+        """
         with faults_named(self._url):
-            await uninterrupted(self._append(stream, entries))
+            await uninterrupted(self._append(stream, entries, keep))
 
-    async def _append(self, stream: str, entries: Iterable[dict[str, bytes | str]]) -> None:
+    async def _append(self, stream: str, entries: Iterable[dict[str, bytes | str]], keep: int | None) -> None:
         async with self._client.pipeline(transaction=False) as pipeline:
             for fields in entries:
-                pipeline.xadd(stream, fields)
+                pipeline.xadd(stream, fields, maxlen=keep)
             await pipeline.execute()
+
+    async def waiting(self, stream: str, group: str, *, trimmed: bool) -> tuple[int, int]:
+        """Entries of a stream that wait for a group, and about how many bytes they take.
+
+        `trimmed`: the stream holds nothing else (the group's own figure is wrong after trims); without trimming its
+        lag and pending entries are counted.
+        """
+        with faults_named(self._url):
+            length: int = await uninterrupted(self._client.xlen(stream))
+            if not length:
+                return 0, 0
+            size: int = await uninterrupted(self._client.memory_usage(stream, samples=10)) or 0
+            entries = length
+            if not trimmed:
+                rows = await uninterrupted(self._client.xinfo_groups(stream))
+                lags = [row["lag"] + row["pending"] for row in rows if row["name"].decode() == group and row.get("lag")]
+                entries = min(length, lags[0]) if lags else 0
+        return entries, size * entries // length
+
+    async def newest_entries(self, stream: str, after: str, count: int) -> list[RawEntry]:
+        """Entries after an id, for readers that are no group; does not wait."""
+        with faults_named(self._url):
+            reply = await uninterrupted(self._client.xrange(stream, f"({after}", "+", count=count))
+        return [RawEntry(entry_id.decode(), fields) for entry_id, fields in reply]
+
+    async def drop_up_to(self, stream: str, entry_id: str) -> None:
+        """Delete entries up to an id, itself included."""
+        ms, _, sequence = entry_id.partition("-")
+        with faults_named(self._url):
+            await uninterrupted(self._client.xtrim(stream, minid=f"{ms}-{int(sequence) + 1}", approximate=False))
+
+    async def live_consumers(self, stream: str, idle_ms: int) -> int:
+        """How many consumers of our group have asked for work within `idle_ms`, by the server's clock."""
+        with faults_named(self._url):
+            try:
+                rows = await uninterrupted(self._client.xinfo_consumers(stream, self.group))
+            except ResponseError as error:
+                if "no such key" in str(error):
+                    return 0
+                raise
+        return sum(row["idle"] <= idle_ms for row in rows)
+
+    async def reserve(self, budget: str, limit: int, window_ms: int, hold_ms: int = 0) -> float:
+        """Take the next of `limit` slots a window of a shared budget (0: no limit); seconds to wait for it.
+
+        `hold_ms`: nobody gets a slot before that is over; no slot is taken.
+        """
+        with faults_named(self._url):
+            reply = await self._budget(self._client, [budget], limit, window_ms, hold_ms)
+        assert isinstance(reply, int)
+        return reply / 1000
 
     # --- leases and fields outside commits
 
@@ -220,15 +286,6 @@ class Broker:
         with faults_named(self._url):
             await uninterrupted(self._client.hdel(key, field))
 
-    async def server_memory_policy(self) -> str:
-        """`maxmemory-policy`; anything but noeviction may delete our keys. Empty if the server will not say."""
-        try:
-            with faults_named(self._url):
-                reply: dict[str, str] = await uninterrupted(self._client.config_get("maxmemory-policy"))
-        except ResponseError:
-            return ""
-        return reply.get("maxmemory-policy", "")
-
 
 def _read_of(read: Read) -> tuple[tuple[str, ...], str]:
     """The keys of a read and how `lua/read.lua` names it."""
@@ -243,7 +300,48 @@ def _read_of(read: Read) -> tuple[tuple[str, ...], str]:
             return (key,), f"lrange:{start}:{stop}"
         case CountExisting(keys):
             return keys, f"exists:{len(keys)}"
+        case GetBacklog(stream, parked, group):
+            return (stream, parked), f"backlog:{group}"
+        case GetQuantiles(key):
+            return (key,), "quantiles"
+        case GetMemoryPolicy():
+            return (), "policy"
+
+
+def _reply_of(read: Read, reply: Any) -> object:
+    match read:
+        case GetFields():
+            return _fields(reply)
+        case GetBacklog():
+            return _backlog(reply)
+        case GetQuantiles():
+            return Quantiles(reply[0], *(float(score) for score in reply[1:])) if reply else None
+        case GetMemoryPolicy():
+            return reply.decode()
+        case _:
+            return reply
 
 
 def _fields(flat: list[bytes]) -> dict[bytes, bytes]:
     return dict(zip(flat[::2], flat[1::2], strict=True))
+
+
+def _backlog(reply: list[Any]) -> Backlog:
+    waiting_id, waiting_ts, last_id, server_ms, parked, *groups = reply
+    return Backlog(
+        waiting_id.decode(),
+        _number(waiting_ts),
+        last_id.decode(),
+        server_ms,
+        tuple(group.decode() for group in groups),
+        parked,
+    )
+
+
+def _number(text: bytes) -> float | None:
+    """A number of a foreign writer, if it is one."""
+    try:
+        number = float(text)
+    except ValueError:
+        return None
+    return number if isfinite(number) else None

@@ -189,6 +189,7 @@ def _write(write: Write, number: dict[str, int]) -> tuple[Any, ...]:
                 write.next_layer or False,
                 _flag(write.ahead, number),
                 _marks(write.marks, number),
+                (number[write.latency], number[write.counter]) if write.latency else False,
             )
 
 

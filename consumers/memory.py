@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from math import ceil
 from typing import Any
 
 import numpy as np
@@ -50,11 +51,24 @@ from contracts.commit import (
     StartsWith,
     ValueIs,
     Write,
+    dirty_field,
     version_field,
     watermark_field,
 )
 from contracts.planes import QUOTE_DIRTY_BYTES, STAMP_BYTES
-from contracts.ports import CountExisting, GetFields, GetHead, GetItems, GetValue, Read
+from contracts.ports import (
+    Backlog,
+    CountExisting,
+    GetBacklog,
+    GetFields,
+    GetHead,
+    GetItems,
+    GetMemoryPolicy,
+    GetQuantiles,
+    GetValue,
+    Quantiles,
+    Read,
+)
 
 _STAMP = struct.Struct("<qiiq")
 
@@ -65,16 +79,22 @@ def _bytes(value: Scalar) -> bytes:
 
 
 class MemoryStore:
-    """Keys and values; `streams` keeps what was emitted, in order, as (type of fields) dicts."""
+    """Keys and values; `streams` keeps what was emitted, in order, as (type of fields) dicts.
 
-    def __init__(self) -> None:
+    It has no groups: what waits on a stream is what `backlogs` is told. `clock` is the server's time in microseconds.
+    """
+
+    def __init__(self, clock: Callable[[], int] = lambda: 0) -> None:
         self.strings: dict[str, bytearray] = {}
         self.hashes: dict[str, dict[str, bytes]] = {}
         self.sets: dict[str, set[str]] = {}
         self.scores: dict[str, dict[str, float]] = {}
         self.lists: dict[str, list[str]] = {}
         self.streams: dict[str, list[dict[str, bytes]]] = {}
+        self.backlogs: dict[str, Backlog] = {}
+        self._clock = clock
         self._merged = 0
+        self._before_raise: dict[str, bytes] = {}
 
     # --- reading (contracts.ports.Reader)
 
@@ -103,6 +123,12 @@ class MemoryStore:
                 return items[start:] if stop == -1 else items[start : stop + 1]
             case CountExisting(keys):
                 return sum(self.exists(key) for key in keys)
+            case GetBacklog(stream):
+                return self.backlogs.get(stream, Backlog())
+            case GetQuantiles(key):
+                return _quantiles(sorted(self.scores.get(key, {}).values()))
+            case GetMemoryPolicy():
+                return "noeviction"
 
     def exists(self, key: str) -> bool:
         """Whether a key holds anything."""
@@ -119,6 +145,7 @@ class MemoryStore:
             if not self._holds(guard):
                 return Refused(guard)
         self._merged = merged_before
+        self._before_raise = {}
         for write in commit.writes:
             self._apply(write)
         return Applied(self._merged)
@@ -174,8 +201,7 @@ class MemoryStore:
             case PushItem(key, item, keep):
                 self.lists[key] = [item, *self.lists.get(key, [])][:keep]
             case Sample(key, counter, ms):
-                slot = self._count(counter, "samples", 1) % 1024
-                self.scores.setdefault(key, {})[str(slot)] = float(f"{ms:.3f}")
+                self._sample(key, counter, ms)
             case SetNewest():
                 self._set_newest(write)
             case Emit(stream, fields):
@@ -183,6 +209,7 @@ class MemoryStore:
             case Publish():
                 self._publish(write)
             case FeedWatermark(key, _, _, newest_ts):
+                self._before_raise[key] = self._hash(key).get("ts", b"0")
                 self._raise(key, "newest", seconds_text(newest_ts).encode())
                 self._raise(key, "ts", self.hashes[key]["newest"])
             case Merge():
@@ -202,6 +229,10 @@ class MemoryStore:
         fields = self._hash(key)
         if not fields.get(field) or float(fields[field]) < float(number):
             fields[field] = number
+
+    def _sample(self, key: str, counter: str, ms: float) -> None:
+        slot = self._count(counter, "samples", 1) % 1024
+        self.scores.setdefault(key, {})[str(slot)] = float(f"{ms:.3f}")
 
     def _delete(self, keys: tuple[str, ...]) -> None:
         kinds: tuple[dict[str, Any], ...] = (
@@ -266,9 +297,13 @@ class MemoryStore:
         versions[version_field(write.plane, "quotes")] = str(version).encode()
         versions[watermark_field(write.plane, "quotes")] = ts
         if self._version(write.versions, write.plane, "tiles") == version - 1:
+            versions[dirty_field(write.plane)] = str(self._clock()).encode()
             if self._count(write.versions, LAGGING_FIELD, 1) == 1:
                 self._mark(write.marks, dirty=True)
             self._emit(write.flag.stream, write.flag.fields)
+            if self._version(write.versions, write.plane, "published") == version - 1:
+                complete_to = self._before_raise.get(write.watermark, ts)
+                self._raise(write.versions, watermark_field(write.plane, "published"), complete_to)
 
     def _mark(self, marks: EpochMarks, *, dirty: bool) -> None:
         leave, enter = (marks.clean, marks.dirty) if dirty else (marks.dirty, marks.clean)
@@ -281,13 +316,31 @@ class MemoryStore:
         following = self._version(write.versions, write.plane, write.next_layer) if write.next_layer else -1
         versions = self._hash(write.versions)
         versions[version_field(write.plane, write.layer)] = str(write.to).encode()
-        versions[watermark_field(write.plane, write.layer)] = seconds_text(write.watermark).encode()
+        self._raise(write.versions, watermark_field(write.plane, write.layer), seconds_text(write.watermark).encode())
         if source > write.to:
             self._emit(write.behind.stream, write.behind.fields)
         elif write.marks and before < write.to and self._count(write.versions, LAGGING_FIELD, -1) == 0:
             self._mark(write.marks, dirty=False)
+        if write.latency and before < write.to:
+            self._sample_wait(write, is_behind=source > write.to)
         if write.ahead and following == before < write.to:
             self._emit(write.ahead.stream, write.ahead.fields)
+
+    def _sample_wait(self, write: Advance, *, is_behind: bool) -> None:
+        versions, field = self._hash(write.versions), dirty_field(write.plane)
+        now = self._clock()
+        since = versions.pop(field, None)
+        if since is not None:
+            self._sample(write.latency, write.counter, max(0, now - int(since)) / 1000)
+        if is_behind:
+            versions[field] = str(now).encode()
+
+
+def _quantiles(scores: list[float]) -> Quantiles | None:
+    if not scores:
+        return None
+    ranks = (ceil(share * len(scores)) - 1 for share in (0.5, 0.99, 1.0))
+    return Quantiles(len(scores), *(scores[rank] for rank in ranks))
 
 
 def _newer(record: bytes, stored: bytes) -> bool:

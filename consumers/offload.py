@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from importlib import import_module
 from multiprocessing import get_context
 from typing import TypeVar
 
@@ -21,20 +22,32 @@ PARENT_CHECK_S = 1.0
 
 
 class WorkerProcess:
-    """Runs functions in one process of its own, started at first use and again after its death."""
+    """Runs functions in one process of its own, started at first use and again after its death.
 
-    def __init__(self) -> None:
+    `modules` are imported when it starts: whoever takes over from a dead process has no time for it then.
+    """
+
+    def __init__(self, *modules: str) -> None:
+        self._modules = modules
         self._pool: ProcessPoolExecutor | None = None
+
+    def start(self) -> None:
+        """Start the process ahead of its first use."""
+        self._started().submit(_nothing)
 
     async def __call__(self, function: Callable[..., T], *arguments: object) -> T:
         """The result of a module-level function; TransientError if the worker died on the way."""
-        if self._pool is None:
-            self._pool = ProcessPoolExecutor(1, get_context("spawn"), initializer=_prepare, initargs=(os.getpid(),))
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._pool, function, *arguments)
+            return await asyncio.get_running_loop().run_in_executor(self._started(), function, *arguments)
         except BrokenProcessPool as error:
             self.close()
             raise TransientError(f"the worker process died: {error}") from error
+
+    def _started(self) -> ProcessPoolExecutor:
+        if self._pool is None:
+            given = (os.getpid(), self._modules)
+            self._pool = ProcessPoolExecutor(1, get_context("spawn"), initializer=_prepare, initargs=given)
+        return self._pool
 
     def close(self) -> None:
         """End the worker."""
@@ -43,9 +56,15 @@ class WorkerProcess:
             self._pool = None
 
 
-def _prepare(parent: int) -> None:
+def _nothing() -> None:
+    """A first task: the pool starts its process with it."""
+
+
+def _prepare(parent: int, modules: tuple[str, ...]) -> None:
     os.nice(NICENESS)
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    for name in modules:
+        import_module(name)
 
 
 def _end_with(parent: int) -> None:

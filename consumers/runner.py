@@ -14,16 +14,16 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable, Coroutine, Hashable, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import time
 from typing import Any, TypeAlias, TypeVar
 
 import structlog
 
 from consumers.broker import Broker, RawEntry
-from contracts.commit import Applied, Commit, Emit, EntryId, Lost, Scalar
+from contracts.commit import Applied, Commit, Count, Emit, EntryId, FieldIs, Lost, Refused, Scalar
 from contracts.errors import DataError, FatalError, TransientError
-from contracts.keys import Keys
+from contracts.keys import Keys, Stat
 from contracts.stage import Entry, Source, Stage
 from contracts.topology import Retention
 
@@ -38,6 +38,7 @@ SWEEP_LEASE_MS = 3000
 DEAD_CONSUMER_MS = 60_000
 MAX_BACKOFF_S = 5.0
 REFUSALS_BEFORE_PAUSE = 20
+DRAIN_S = 5.0  # what goes on in the background for longer than that after a stop is left to another consumer
 
 
 @dataclass
@@ -74,17 +75,30 @@ class Backoff:
             await asyncio.wait_for(stop.wait(), delay)
 
 
+class Turn:
+    """Who works in the background, one after the other, and how long to wait after a fault."""
+
+    def __init__(self) -> None:
+        self.lock = asyncio.Lock()
+        self.backoff = Backoff()
+
+
 class Background:
-    """Work of a source that goes on while the source is read; one piece at a time, in order."""
+    """Work of a source that goes on while the source is read; one piece at a time and partition, in order."""
 
     def __init__(self) -> None:
         self.ids: set[str] = set()  # entries in the works: they are pending, but not to be started again
-        self.turn = asyncio.Lock()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self.left = False  # some of them are still to be done, and pending
+        self._turns: dict[Hashable, Turn] = {}
+        self._tasks: set[asyncio.Task[bool]] = set()
         self._failure: BaseException | None = None
 
-    def start(self, work: Coroutine[Any, Any, None], ids: set[str]) -> None:
-        """Start a piece of work on these entries."""
+    def turn(self, partition: Hashable) -> Turn:
+        """The turn of a partition; there are as many as symbols."""
+        return self._turns.setdefault(partition, Turn())
+
+    def start(self, work: Coroutine[Any, Any, bool], ids: set[str]) -> None:
+        """Start a piece of work on these entries; it tells whether it is done with them."""
         self.ids |= ids
         task = asyncio.create_task(work)
         self._tasks.add(task)
@@ -96,16 +110,19 @@ class Background:
             raise self._failure
 
     async def finished(self) -> None:
-        """Wait for what was started."""
+        """Wait for what was started, but not for ever: what is not done then stays pending for whoever claims it."""
         if self._tasks:
-            await asyncio.wait(self._tasks)
+            _, late = await asyncio.wait(self._tasks, timeout=DRAIN_S)
+            await asyncio.gather(*(ended(task) for task in late))
         self.raise_failure()
 
-    def _ended(self, task: asyncio.Task[None], ids: set[str]) -> None:
+    def _ended(self, task: asyncio.Task[bool], ids: set[str]) -> None:
         self._tasks.discard(task)
         self.ids -= ids
-        if not task.cancelled() and task.exception() is not None:
-            self._failure = task.exception()
+        if task.cancelled():
+            return
+        self._failure = task.exception() or self._failure
+        self.left = self.left or (task.exception() is None and not task.result())
 
 
 class Runner:
@@ -156,6 +173,8 @@ class Runner:
     async def _round(self, source: AnySource, stop: asyncio.Event) -> None:
         background = self._background[source.stream]
         background.raise_failure()
+        if background.left:
+            background.left, self._redo[source.stream] = False, True
         if self._redo[source.stream]:
             self._redo[source.stream] = False  # before reading: what is claimed meanwhile sets it again
             entries = await self.broker.read_pending(source.stream, source.batch + len(background.ids))
@@ -199,7 +218,9 @@ class Runner:
         fields = {one.id: one.fields for one in raw}
         if source.in_background is not None:
             for key in [key for key, found in partitions.items() if source.in_background(found[0].message)]:
-                self._work_in_background(source, partitions.pop(key), fields)
+                # with `concurrent` a partition waits for its own work only
+                turn = self._background[source.stream].turn(key if source.concurrent else None)
+                self._work_in_background(source, turn, partitions.pop(key), fields)
         if source.concurrent:
             work = (self._finish(source, entries, fields) for entries in partitions.values())
             _raise_first(await asyncio.gather(*work, return_exceptions=True))
@@ -208,18 +229,20 @@ class Runner:
             await self._finish(source, entries, fields)
 
     def _work_in_background(
-        self, source: AnySource, entries: list[Entry[Any]], fields: dict[str, dict[bytes, bytes]]
+        self, source: AnySource, turn: Turn, entries: list[Entry[Any]], fields: dict[str, dict[bytes, bytes]]
     ) -> None:
         background = self._background[source.stream]
         raw = [RawEntry(entry.id.id, fields[entry.id.id]) for entry in entries]
 
-        async def work() -> None:
-            async with self._renewed(source, raw), background.turn:
+        async def work() -> bool:
+            async with self._renewed(source, raw), turn.lock:
                 try:
                     await self._finish(source, entries, fields)
                 except TransientError as error:
-                    self.activity.waiting_for = str(error)
-                    self._redo[source.stream] = True  # tried again from the pending entries
+                    await self._pause(error, turn.backoff, self._stop)
+                    return False  # tried again from the pending entries
+                turn.backoff.reset()
+                return True
 
         background.start(work(), {entry.id.id for entry in entries})
 
@@ -263,19 +286,34 @@ class Runner:
                     entries = [entry for entry in entries if entry.id not in done]
                 case Lost(owned):
                     self.activity.lost += 1
+                    await self._count_refusal(commit, outcome)
                     ours = {one for one in (*commit.acknowledges, *commit.holds) if one.id in owned}
                     concerned = {*commit.acknowledges, *commit.holds}
                     return [entry for entry in entries if entry.id not in concerned or entry.id in ours], True
                 case _:
                     self.activity.refused += 1
+                    await self._count_refusal(commit, outcome)
                     return entries, True
         return entries, False
 
+    async def _count_refusal(self, commit: Commit, outcome: Lost | Refused) -> None:
+        """Count what was refused because the board moved on; the commit itself wrote nothing, not even a count."""
+        active = self._keys.active(self._symbol)
+        if commit.holds:
+            name = "fences"  # part of a promotion: its builder was overtaken
+        elif isinstance(outcome, Refused) and isinstance(outcome.guard, FieldIs) and outcome.guard.key == active:
+            name = "stale_epoch_refusals"  # made for an epoch that is no longer the active one
+        else:
+            return
+        counts = Count(self._keys.analytics(Stat.EPOCH, self._symbol), {name: 1})
+        await self.broker.commit(Commit(writes=(counts,)))
+
     def _journaled(self, commit: Commit) -> Commit:
-        if not self._journal or not commit.acknowledges:
+        effective = (*commit.acknowledges, *(commit.holds if commit.decides else ()))
+        if not self._journal or not effective:
             return commit
         by_stream: dict[str, list[str]] = {}
-        for entry in commit.acknowledges:
+        for entry in effective:
             by_stream.setdefault(entry.stream, []).append(entry.id)
         record: list[Emit] = [
             Emit(
@@ -284,7 +322,7 @@ class Runner:
             )
             for stream, ids in by_stream.items()
         ]
-        return Commit(commit.acknowledges, commit.guards, (*commit.writes, *record), commit.holds)
+        return replace(commit, writes=(*commit.writes, *record))
 
     async def _park(self, entry: EntryId, fields: dict[bytes, bytes], error: DataError) -> None:
         """Move an entry nobody can use aside, with the reason, in the commit that acknowledges it."""

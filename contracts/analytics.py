@@ -8,7 +8,7 @@ audited: same epoch, same tick, same plane versions.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import IntEnum
+from enum import IntEnum, IntFlag
 
 import numpy as np
 
@@ -23,7 +23,8 @@ from contracts.planes import (
     unpack_header,
 )
 
-MODEL_VERSION = 1  # raised together with any definition of a published number
+MODEL_VERSION = 2  # raised together with any definition of a published number
+MINUTES_PER_YEAR = 525_600
 
 
 class Source(IntEnum):
@@ -45,9 +46,56 @@ class Reason(IntEnum):
     EXPIRED = 4
 
 
-# gamma: per point of spot, as used. gex: US dollars of delta per 1 % move, calls +, puts -. gamma_oi: gamma
-# times open interest times multiplier. What is unknown or left out is NaN.
-EXPOSURE_ROW = np.dtype([("gamma", "<f8"), ("gex", "<f8"), ("gamma_oi", "<f8"), ("source", "<i4"), ("reason", "<i4")])
+class TickFlag(IntFlag):
+    """Quality bits of the tick path (models.md 1); the lower bits are the event path's, in tiles."""
+
+    STALE = 64  # per row: older than the plane's newest quote by more than MASSIVE_STALE_SEC
+    NEAR_EXPIRY = 128  # per plane: less than a minute is left, counted as one
+    INCOHERENT = 256  # per plane: its strikes disagree about the forward
+
+
+class ForwardSource(IntEnum):
+    """How a plane's forward was found."""
+
+    PARITY = 0  # median over at least three two-sided strikes near spot
+    NEAREST = 1  # the strike of least |C - P|
+    SPOT = 2  # spot / DF: no strike quotes both sides
+    NONE = 3  # no spot, or the plane has settled
+
+
+# Per contract, all with respect to spot; what is unknown or left out is NaN.
+EXPOSURE_ROW = np.dtype(
+    [
+        ("iv", "<f8"),  # own implied volatility of this strike, per square root of a year (never the provider's)
+        ("delta", "<f8"),  # as used (`source` says whose)
+        ("gamma", "<f8"),  # per point of spot, as used
+        ("vanna", "<f8"),  # d delta / d volatility (per 1.00 of volatility), own
+        ("delta_15m", "<f8"),  # delta after 15 minutes of market time, the rest unchanged; intrinsic if settled then
+        ("gex", "<f8"),  # US dollars of delta per 1 % move, calls +, puts -
+        ("gamma_oi", "<f8"),  # gamma x open interest x multiplier
+        ("volume", "<f8"),  # contracts traded this session, as read at the tick
+        ("source", "<i4"),  # Source of delta and gamma
+        ("reason", "<i4"),  # Reason
+        ("flags", "<i4"),  # TickFlag: STALE
+        ("reserved", "<i4"),
+    ]
+)
+
+# Per plane, at the moment of the tick; unknown is NaN.
+PLANE_ROW = np.dtype(
+    [
+        ("years", "<f8"),  # T: minutes to settlement / 525600, at least one minute; NaN once settled
+        ("forward", "<f8"),  # F, index points
+        ("coherence", "<f8"),  # max - min of K + (C - P)/DF, index points
+        ("sigma_forward", "<f8"),  # own volatility interpolated in strike at F
+        ("em_1sigma", "<f8"),  # F sigma_F sqrt(T), index points
+        ("straddle", "<f8"),  # Black-76 straddle struck at F with sigma_F, index points
+        ("forward_source", "<i4"),  # ForwardSource
+        ("strikes_used", "<i4"),  # strikes behind forward and coherence
+        ("flags", "<i4"),  # TickFlag: NEAR_EXPIRY, INCOHERENT
+        ("reserved", "<i4"),
+    ]
+)
 
 _CELLS = np.dtype("<i8")
 
@@ -74,8 +122,8 @@ class Moment:
 class AnalyticsCut:
     """One plane at one tick; rows in geometry order, cells in plan order.
 
-    Blob: HEADER (rows = contracts, tick), the number of cells as int64, then quotes, chain, exposures and
-    tiles, packed little-endian one after the other.
+    Blob: HEADER (rows = contracts, tick), the number of cells as int64, then the plane's own row, quotes, chain,
+    exposures and tiles, packed little-endian one after the other.
     """
 
     tick: int
@@ -85,6 +133,7 @@ class AnalyticsCut:
     chain: Array  # CHAIN_ROW per contract
     cells: Ints  # shape (4, cells), in the order of TILE_FIELDS
     exposures: Array  # EXPOSURE_ROW per contract
+    plane: Array  # PLANE_ROW, one
 
     def encode(self) -> bytes:
         """The blob of the analytics layer."""
@@ -92,6 +141,7 @@ class AnalyticsCut:
             (
                 pack_header(self.version, self.watermark, len(self.quotes), self.tick),
                 np.array(self.cells.shape[1], _CELLS).tobytes(),
+                self.plane.tobytes(),
                 self.quotes.tobytes(),
                 self.chain.tobytes(),
                 self.exposures.tobytes(),
@@ -107,11 +157,12 @@ def decode_cut(blob: bytes) -> AnalyticsCut:
     header = unpack_header(blob)
     contracts = int(header["rows"])
     cells = int(np.frombuffer(blob, _CELLS, 1, HEADER_BYTES)[0])
+    rows_at = HEADER_BYTES + _CELLS.itemsize
     row_bytes = QUOTE_ROW.itemsize + CHAIN_ROW.itemsize + EXPOSURE_ROW.itemsize
-    expected = HEADER_BYTES + _CELLS.itemsize + contracts * row_bytes + cells * 16
+    expected = rows_at + PLANE_ROW.itemsize + contracts * row_bytes + cells * 16
     if min(contracts, cells) < 0 or len(blob) != expected:
         raise DataError(f"analytics layer of {len(blob)} bytes: {contracts} contracts and {cells} cells announced")
-    quotes_at = HEADER_BYTES + _CELLS.itemsize
+    quotes_at = rows_at + PLANE_ROW.itemsize
     chain_at = quotes_at + contracts * QUOTE_ROW.itemsize
     exposures_at = chain_at + contracts * CHAIN_ROW.itemsize
     tiles_at = exposures_at + contracts * EXPOSURE_ROW.itemsize
@@ -121,6 +172,7 @@ def decode_cut(blob: bytes) -> AnalyticsCut:
         watermark=float(header["watermark"]),
         quotes=np.frombuffer(blob, QUOTE_ROW, contracts, quotes_at),
         chain=np.frombuffer(blob, CHAIN_ROW, contracts, chain_at),
+        plane=np.frombuffer(blob, PLANE_ROW, 1, rows_at),
         exposures=np.frombuffer(blob, EXPOSURE_ROW, contracts, exposures_at),
         cells=np.frombuffer(blob, "<i4", 4 * cells, tiles_at).reshape(4, cells),
     )

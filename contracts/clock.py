@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from contracts.errors import DataError
+from contracts.errors import UNDECODABLE, DataError
 
 
 class MarketClock(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -34,5 +34,5 @@ def decode_clock(blob: bytes | None) -> MarketClock:
         return LOCAL
     try:
         return msgspec.json.decode(blob, type=MarketClock)
-    except (msgspec.ValidationError, msgspec.DecodeError) as error:
+    except UNDECODABLE as error:
         raise DataError(f"market clock: {error}") from error

@@ -274,7 +274,8 @@ class Merge:
     """Newest-wins of rows into a plane's layer.
 
     With `flag`, the layer is quotes: rows whose bid or ask changed get the next plane version, and a plane that was
-    clean is flagged, counted as lagging, and its epoch marked dirty.
+    clean is flagged, counted as lagging, and its epoch marked dirty. Of a plane that was published to the last change
+    it is noted up to which receive time that was complete: what followed is in this commit.
     """
 
     layer: str
@@ -291,7 +292,8 @@ class Advance:
     """A derived layer of a plane now stands at version `to` of its source.
 
     Flags itself again (`behind`) if the source moved on, and flags the next layer (`ahead`) if that one was level
-    with us before. With `marks` the plane stops lagging when level, and the last one marks the epoch clean.
+    with us before. With `marks` the plane stops lagging when level, and the last one marks the epoch clean. With
+    `latency` (a ZSET) and `counter` (a HASH), how long the oldest change waited is sampled there, in ms.
     """
 
     versions: str
@@ -304,6 +306,8 @@ class Advance:
     next_layer: str = ""
     ahead: Flag | None = None
     marks: EpochMarks | None = None
+    latency: str = ""
+    counter: str = ""
 
 
 Write: TypeAlias = (
@@ -348,6 +352,8 @@ class Commit:
     writes: tuple[Write, ...] = ()
     # entries that must still be owned although this commit does not acknowledge them yet (chunks of a promotion)
     holds: tuple[EntryId, ...] = field(default=())
+    # the entries held take effect with this commit, although they are acknowledged later: the journal's order
+    decides: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -382,6 +388,11 @@ def version_field(plane: str, layer: str) -> str:
 def watermark_field(plane: str, layer: str) -> str:
     """Field of `epoch:{id}:versions` with the feed receive time that version includes."""
     return f"{plane}|{layer}_wm"
+
+
+def dirty_field(plane: str) -> str:
+    """Field of `epoch:{id}:versions` with the server's time (µs) since which a plane's oldest change waits."""
+    return f"{plane}|dirty_us"
 
 
 LAGGING_FIELD = "lagging"  # planes whose tiles are behind their quotes
@@ -419,7 +430,8 @@ def _write_keys(write: Write) -> Sequence[str]:
                 (*rows, write.versions, write.watermark, *_announced(write.flag, write.marks)) if write.flag else rows
             )
         case Advance():
-            return (write.versions, *_announced(write.behind, write.marks), *_announced(write.ahead, None))
+            sampled = (write.latency, write.counter) if write.latency else ()
+            return (write.versions, *sampled, *_announced(write.behind, write.marks), *_announced(write.ahead, None))
         case _:
             return (write.key,)
 

@@ -7,6 +7,11 @@
 
 from __future__ import annotations
 
+import msgspec
+
+# What the decoder raises for bytes nobody can use: broken JSON and wrong types, text that is none, endless nesting.
+UNDECODABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
 
 class MarketSwarmError(Exception):
     """Root of our errors; never raised itself."""

@@ -17,7 +17,10 @@ LOST_AFTER_S = 60.0  # a fetch that shows no progress for so long is issued anew
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """`ticket` 0: none outstanding. Times are receive time, epoch seconds. `fetch` is the newest fetch number."""
+    """`ticket` 0: none outstanding. Times are receive time, epoch seconds. `fetch` is the newest fetch number.
+
+    `asked_ts`: when the outstanding fetch was first asked for; a ticket that replaces a lost one leaves it.
+    """
 
     ticket: int = 0
     last_ticket: int = 0
@@ -26,6 +29,8 @@ class Job:
     not_before_ts: float = 0.0
     again: str = ""
     fetch: int = 0
+    asked_ts: float = 0.0
+    period_s: float = 0.0  # until the next fetch has ended, as the last one saw it
 
     def due(self, now_ts: float) -> str:
         """Why a ticket must be issued now; empty if none."""
@@ -51,4 +56,6 @@ def decode_job(fields: Mapping[bytes, bytes]) -> Job:
         not_before_ts=number(b"not_before_ts"),
         again=fields.get(b"again", b"").decode(),
         fetch=int(number(b"fetch")),
+        asked_ts=number(b"asked_ts"),
+        period_s=number(b"period_s"),
     )

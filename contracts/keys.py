@@ -90,6 +90,12 @@ KEY_TABLE: tuple[KeyRow, ...] = (
         "model",
         "gamma exposure of calls or puts by strike",
     ),
+    KeyRow("massive:liquidity:model:{U}", "string", "models", "model", "published Liquidity Intent, with its trail"),
+    KeyRow("massive:mode:model:{U}", "string", "models", "model", "published Market Mode"),
+    KeyRow("massive:gravity:model:{U}", "string", "models", "model", "published Dealer Gravity, once a minute"),
+    KeyRow("massive:gravity:history:{U}", "stream", "models", "bounded", "gravity minute by minute, never repainted"),
+    KeyRow("massive:trail:{U}", "string", "models", "model", "trail of Liquidity Intent: a point per 30 s (private)"),
+    KeyRow("massive:profile:{U}", "hash", "models", "model", "session's spot time and volume by strike (private)"),
     KeyRow("massive:model:stream:{U}", "stream", "models", "window", "published events in order"),
     KeyRow("massive:model:state:{U}", "hash", "models", "none", "published epoch, seq, generation, tick"),
     KeyRow("massive:{STAT}:analytics", "hash", "all", "none", "counters and last values"),
@@ -104,14 +110,20 @@ KEY_TABLE: tuple[KeyRow, ...] = (
     KeyRow("massive:alert:stream:{U}", "stream", "gateway", "bounded", "alerts in order"),
     KeyRow("massive:alert:state:{U}", "hash", "gateway", "none", "where each rule of alerts stands (private)"),
     KeyRow("massive:heartbeat", "hash", "all", "pruned", "process -> JSON"),
-    KeyRow("massive:health:{U}", "string", "staging", "15 s", "status and reasons"),
+    KeyRow("massive:health:{U}", "string", "staging", "15 s", "status, reasons in words, signals in numbers"),
     KeyRow("massive:job:{U}", "hash", "massive, staging", "none", "the one valid ticket, fetch number, windows"),
     KeyRow("massive:clock", "string", "massive", "none", "market clock: offset and rate"),
-    KeyRow("massive:tick:{U}", "hash", "staging", "none", "the last tick"),
-    KeyRow("massive:building:{U}", "hash", "staging", "none", "the promotion in progress"),
+    KeyRow("massive:tick:{U}", "hash", "staging", "none", "the last tick: its moment, the clock, the feed's progress"),
+    KeyRow("massive:building:{U}", "hash", "staging", "none", "the promotion in progress, orders answered by it"),
+    KeyRow("massive:feed:{U}", "hash", "staging", "none", "receive time of the newest option event"),
     KeyRow("massive:watermark", "hash", "staging", "none", "feed receive time up to which all frames are in"),
     KeyRow("massive:cursor:{GROUP}", "hash", "all", "none", "durable low watermark of a group, per stream"),
     KeyRow("massive:lease:{NAME}", "string", "all", "lease", "the one owner of a tick, a socket, a sweep"),
+    KeyRow("massive:gaps:stream", "stream", "massive", "bounded", "interruptions of feeds: which, why, how long"),
+    KeyRow(
+        "massive:capture:stream", "stream", "massive", "bounded", "raw frames and REST pages on their way to a file"
+    ),
+    KeyRow("massive:requests", "hash", "massive", "2 min", "when REST requests went: the budget of all consumers"),
     KeyRow("massive:journal:stream", "stream", "all", "none", "order in which entries took effect (journal on)"),
     KeyRow("{STREAM}:parked", "stream", "all", "bounded", "entries nobody can use, with reason and payload"),
 )
@@ -190,6 +202,14 @@ class Keys:
         """Order in which entries took effect."""
         return self._shared(self._massive, "journal:stream", symbol)
 
+    def gaps_stream(self, symbol: str) -> str:
+        """Interruptions of feeds."""
+        return self._shared(self._massive, "gaps:stream", symbol)
+
+    def capture_stream(self, symbol: str) -> str:
+        """Raw frames and REST pages on their way to a capture file."""
+        return self._shared(self._massive, "capture:stream", symbol)
+
     @staticmethod
     def parked(stream: str) -> str:
         """Where unusable entries of a stream go."""
@@ -253,6 +273,22 @@ class Keys:
         """Published gamma exposure, whole or of one side."""
         return f"{self._massive}gex:model:{self.tag(symbol)}" + (f":{side}" if side else "")
 
+    def model(self, model: str, symbol: str) -> str:
+        """A published model by its name: heatmap, gex, liquidity, mode, gravity."""
+        return f"{self._massive}{model}:model:{self.tag(symbol)}"
+
+    def gravity_history(self, symbol: str) -> str:
+        """Dealer Gravity, minute by minute."""
+        return f"{self._massive}gravity:history:{self.tag(symbol)}"
+
+    def trail(self, symbol: str) -> str:
+        """The trail of Liquidity Intent."""
+        return f"{self._massive}trail:{self.tag(symbol)}"
+
+    def session_profile(self, symbol: str) -> str:
+        """Spot time and volume by strike of the session."""
+        return f"{self._massive}profile:{self.tag(symbol)}"
+
     def model_state(self, symbol: str) -> str:
         """What was published last: epoch, seq, generation, tick."""
         return f"{self._massive}model:state:{self.tag(symbol)}"
@@ -283,6 +319,10 @@ class Keys:
         """Process -> JSON. Not part of any commit, hence never partitioned."""
         return f"{self._massive}heartbeat"
 
+    def requests(self) -> str:
+        """The request budget of the key. Not part of any commit, hence never partitioned."""
+        return f"{self._massive}requests"
+
     def health(self, symbol: str) -> str:
         """Status and reasons."""
         return f"{self._massive}health:{self.tag(symbol)}"
@@ -302,6 +342,10 @@ class Keys:
     def building(self, symbol: str) -> str:
         """The promotion in progress."""
         return f"{self._massive}building:{self.tag(symbol)}"
+
+    def feed(self, symbol: str) -> str:
+        """When the feed last told of an option of this underlying."""
+        return f"{self._massive}feed:{self.tag(symbol)}"
 
     def watermark(self, symbol: str) -> str:
         """Receive time up to which every frame is in."""

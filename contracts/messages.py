@@ -13,7 +13,7 @@ from typing import ClassVar
 
 import msgspec
 
-from contracts.errors import DataError, NewerSchemaError
+from contracts.errors import UNDECODABLE, DataError, NewerSchemaError
 
 SCHEMA_VERSION = 1
 
@@ -39,8 +39,8 @@ class ChainCompleted(Message, frozen=True, forbid_unknown_fields=True):
     """Fetch number `fetch` was published.
 
     `received` maps an expiration to the key of its snapshot; `failed` were requested and did not arrive;
-    `spot` in index points with its own time (epoch seconds), null if unknown; `market_ts` is the market clock at
-    the end of the fetch, which decides eligibility.
+    `spot` in index points with its own time (epoch seconds), null if unknown; `market_ts` is the market clock as
+    the fetch began, which decides eligibility; `ended_ts` is the receive time at its end.
     """
 
     TYPE = "chain.completed"
@@ -52,6 +52,20 @@ class ChainCompleted(Message, frozen=True, forbid_unknown_fields=True):
     failed: tuple[str, ...]
     spot: float | None
     spot_ts: float | None
+    ended_ts: float | None = None
+
+
+class EpochForce(Message, frozen=True, forbid_unknown_fields=True):
+    """A person's order: promote `symbol` over the geometry it has, everything dirty.
+
+    `request` names the order; the epoch that answers it keeps that name in its meta (field `request`). `ts` is the
+    receive time (epoch seconds) at which it was given.
+    """
+
+    TYPE = "epoch.force"
+    symbol: str
+    request: str
+    ts: float
 
 
 class EpochPromoted(Message, frozen=True, forbid_unknown_fields=True):
@@ -164,7 +178,7 @@ def decode_frame(fields: Fields) -> Frame:
 def _decode_body(fields: Fields, kind: type[Message]) -> Message:
     try:
         return msgspec.json.decode(fields.get(b"data", b""), type=kind)
-    except (msgspec.ValidationError, msgspec.DecodeError) as error:
+    except UNDECODABLE as error:
         raise DataError(f"{kind.TYPE}: {error}") from error
 
 

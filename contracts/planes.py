@@ -40,7 +40,8 @@ FMV = _group(("fmv", "<f8"))
 GREEKS = _group(
     ("iv", "<f8"), ("delta", "<f8"), ("gamma", "<f8"), ("theta", "<f8"), ("vega", "<f8"), ("chain_ts", "<f8")
 )
-INTEREST = _group(("oi", "<f8"))
+# `asof`: start of the open-interest session (epoch seconds) that `oi` is latched for
+INTEREST = _group(("oi", "<f8"), ("asof", "<f8"))
 
 # quotes: what tiles depend on. `row_version` is the plane version that last changed bid or ask.
 QUOTE_ROW = np.dtype([("quote", QUOTE), ("row_version", "<i8")])
@@ -149,7 +150,8 @@ def empty_chain(count: int) -> Array:
     _clear(rows["interest"])
     for name in ("iv", "delta", "gamma", "theta", "vega", "chain_ts"):
         rows["greeks"][name] = np.nan
-    rows["interest"]["oi"] = np.nan
+    for name in ("oi", "asof"):
+        rows["interest"][name] = np.nan
     return rows
 
 

@@ -47,7 +47,58 @@ class CountExisting:
     keys: tuple[str, ...]
 
 
-Read: TypeAlias = GetValue | GetHead | GetFields | GetItems | CountExisting
+@dataclass(frozen=True, slots=True)
+class GetBacklog:
+    """What waits on a stream for its group, and what is parked beside it -> `Backlog`."""
+
+    stream: str
+    parked: str
+    group: str
+
+
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """A stream as its group sees it, at one moment.
+
+    `waiting_id` is the oldest entry that the group has not acknowledged, unread or pending; empty if none waits.
+    `waiting_ts` is the field `ts` of that entry (frames: receive time, s) if it has a number there. `last_id` is the
+    newest id the stream ever had, `server_ms` the server's time, `groups` all groups of the stream, `parked` how many
+    entries are parked.
+    """
+
+    waiting_id: str = ""
+    waiting_ts: float | None = None
+    last_id: str = ""
+    server_ms: int = 0
+    groups: tuple[str, ...] = ()
+    parked: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class GetQuantiles:
+    """Median, 99th percentile and largest of the scores of a ZSET -> `Quantiles`, or None if it is empty."""
+
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class Quantiles:
+    """Of so many samples, by nearest rank."""
+
+    count: int
+    p50: float
+    p99: float
+    max: float
+
+
+@dataclass(frozen=True, slots=True)
+class GetMemoryPolicy:
+    """The server's `maxmemory-policy` -> str; anything but `noeviction` may delete our keys."""
+
+
+Read: TypeAlias = (
+    GetValue | GetHead | GetFields | GetItems | CountExisting | GetBacklog | GetQuantiles | GetMemoryPolicy
+)
 
 
 class Reader(Protocol):

@@ -80,9 +80,13 @@ class Settings(BaseSettings):
     massive_epoch_ttl: int = Field(300, ge=5, description="lifetime of an epoch's keys, renewed while active, seconds")
     massive_epoch_dormant_threshold: float = Field(5, gt=0, description="silence that makes an epoch dormant, seconds")
     massive_epoch_dormant_count: int = Field(0, ge=0, description="dormant chains before a forced epoch")
+    massive_failing_sec: float = Field(300, ge=0, description="an expiration may fail so long before health says so")
     massive_model_ttl: int = Field(86400, ge=5, description="lifetime of published models, seconds")
     massive_ws_connections: int = Field(1, ge=0, description="option sockets; 0: snapshots only")
     massive_ws_topics: Topics = Field(("Q",), description="option topics: Q, T, A, AM, FMV")
+    massive_requests_per_minute: int | None = Field(
+        None, ge=1, description="REST requests of all consumers together; unset: as many as it takes"
+    )
     massive_tick_ms: int = Field(1000, ge=50, description="period of the tick")
     massive_future_tolerance_sec: float = Field(30, ge=0, description="how far ahead an event time may be")
     massive_stale_sec: float = Field(60, gt=0, description="age that makes a quote stale")

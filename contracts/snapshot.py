@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import msgspec
 
-from contracts.errors import DataError
+from contracts.errors import UNDECODABLE, DataError
 
 
 class ChainRow(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -59,5 +59,5 @@ def decode_snapshot(blob: bytes) -> ChainSnapshot:
     """Read a snapshot; `DataError` names the field that is wrong."""
     try:
         return msgspec.json.decode(blob, type=ChainSnapshot)
-    except (msgspec.ValidationError, msgspec.DecodeError) as error:
+    except UNDECODABLE as error:
         raise DataError(f"chain snapshot: {error}") from error

@@ -36,7 +36,8 @@ class Source(Generic[M, S]):
     `decode` raises DataError for poison. Entries with the same `partition` are loaded, stepped and committed
     together, at most `batch` of them. With `concurrent`, partitions of one read are worked on at the same time
     (work that waits for the outside). Entries of which `in_background` is true are worked on while reading goes on,
-    one after the other: long work that nothing on this stream waits for.
+    one after the other (with `concurrent`: one after the other of a partition): long work that nothing on this stream
+    waits for.
     """
 
     row: StreamRow

@@ -8,20 +8,18 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from datetime import date, datetime, time, timedelta
+from datetime import date, timedelta
 from functools import lru_cache
-from zoneinfo import ZoneInfo
 
 from contracts.errors import DataError
-
-NEW_YORK = ZoneInfo("America/New_York")
+from contracts.sessions import NEW_YORK as NEW_YORK
+from contracts.sessions import OPEN, close_on, new_york_ts
+from contracts.sessions import new_york_date as new_york_date
 
 CALL = "call"
 PUT = "put"
 
 _ROOT = re.compile(r"[A-Z0-9]{1,6}\Z")
-_AM_OPEN = time(9, 30)
-_PM_CLOSE = time(16, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +27,7 @@ class Series:
     """What a root implies: its underlying, when it settles and how it is exercised."""
 
     underlying: str
-    settlement: str  # "am": 09:30 New York on the expiration, "pm": 16:00
+    settlement: str  # "am": 09:30 New York on the expiration, "pm": the close, 16:00 or early 13:00
     exercise: str  # "european", "american"
 
 
@@ -115,8 +113,7 @@ def provider_underlying(symbol: str) -> str:
 def settlement_ts(root: str, expiration: str) -> float:
     """The instant (epoch seconds) at which contracts of this plane settle; nothing is priced after it."""
     day = date.fromisoformat(expiration)
-    at = _AM_OPEN if series_of(root).settlement == "am" else _PM_CLOSE
-    return datetime.combine(day, at, NEW_YORK).timestamp()
+    return new_york_ts(day, OPEN if series_of(root).settlement == "am" else close_on(day))
 
 
 def ineligibility(root: str, expiration: str, multiplier: int, market_ts: float) -> str:
@@ -124,11 +121,6 @@ def ineligibility(root: str, expiration: str, multiplier: int, market_ts: float)
     if is_adjusted(root) or multiplier != 100:
         return "adjusted"
     return "expired" if market_ts >= settlement_ts(root, expiration) else ""
-
-
-def new_york_date(ts: float) -> date:
-    """The New York calendar date of an instant (epoch seconds)."""
-    return datetime.fromtimestamp(ts, NEW_YORK).date()
 
 
 def days_to_expiration(expiration: str, ts: float) -> int:

@@ -50,8 +50,8 @@ STREAMS: tuple[StreamRow, ...] = (
     StreamRow(
         "chain",
         Keys.chain_stream,
-        (messages.ChainCompleted,),
-        "massive",
+        (messages.ChainCompleted, messages.EpochForce),
+        "massive, operators (force)",
         StageName.STAGING,
         Retention.ACKNOWLEDGED,
     ),

@@ -43,11 +43,15 @@ def complete_to(
     """Feed receive time up to which everything published includes every frame; null before the first frame.
 
     The least watermark over planes whose publication lags, else the source's own. `published` are the levels that
-    the commit at hand is about to publish.
+    the commit at hand is about to publish. A plane that was level and got behind counts with the watermark at which
+    it did (`Merge` notes it), so that this never steps back while one consumer publishes.
     """
     least = source_watermark
     for plane in planes:
-        level = published.get(plane) or versions.level(plane, "published")
+        stored = versions.level(plane, "published")
+        level = published.get(plane, stored)
+        if level.version == stored.version:
+            level = Level(level.version, max(level.watermark, stored.watermark))
         if level.version < versions.level(plane, "quotes").version:
             least = min(least, level.watermark)
     return least or None

@@ -8,8 +8,10 @@ Unknown is None, never 0: a last price or a volatility of 0 means that there is 
 from __future__ import annotations
 
 import csv
+import gzip
 import math
 import re
+import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, timezone, tzinfo
@@ -74,11 +76,12 @@ class ChainFile:
 
 
 def read_chain_file(path: str | Path) -> ChainFile:
-    """Read a recorded chain of any known format; DataError names the file and what is wrong with it."""
+    """Read a recorded chain of any known format, also compressed (.gz); DataError names file and fault."""
     path = Path(path)
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+        content = path.read_bytes()
+        text = (gzip.decompress(content) if path.suffix == ".gz" else content).decode("utf-8-sig")
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise DataError(f"{path}: cannot be read: {error}") from error
     try:
         chain = _from_json(path, text) if text.lstrip().startswith(("{", "[")) else _from_csv(path, text)

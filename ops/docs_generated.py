@@ -17,6 +17,7 @@ from contracts.keys import KEY_TABLE, Keys
 from contracts.messages import SCHEMA_VERSION, Message
 from contracts.topology import STREAMS, StreamRow
 from ops.gateway.endpoints import endpoint_rows
+from stages.massive.rows import CHECKS
 
 ROOT = Path(__file__).parents[1]
 
@@ -32,6 +33,7 @@ _DTYPES: Sequence[tuple[str, str, np.dtype[np.void]]] = (
     ("TRADE_ROW", "`trades`, a row per contract", planes.TRADE_ROW),
     ("CHAIN_ROW", "`chain`, a row per contract", planes.CHAIN_ROW),
     ("TILE_FIELDS", "`tiles` and `published`, a row per cell", np.dtype([(n, "<i4") for n in planes.TILE_FIELDS])),
+    ("PLANE_ROW", "in `analytics`, one", analytics.PLANE_ROW),
     ("EXPOSURE_ROW", "in `analytics`, a row per contract", analytics.EXPOSURE_ROW),
 )
 
@@ -76,6 +78,12 @@ def _places(dtype: np.dtype[np.void], prefix: str = "", base: int = 0) -> Iterat
             yield from _places(kind, f"{prefix}{name}.", base + offset)
 
 
+def check_table() -> str:
+    """What is checked before a chain is published, of `stages/massive/rows.py`."""
+    rows = [(one.found, one.verdict, one.action, f"`{one.counter}`") for one in CHECKS]
+    return _table(("found", "verdict", "what happens", "counter"), rows)
+
+
 def metric_list() -> str:
     """What `/metrics` of a stage process tells, label `stage`."""
     found = ActivityCollector("", ()).collect()
@@ -98,11 +106,13 @@ BLOCKS: Mapping[str, Callable[[], str]] = {
     "keys": key_table,
     "dtypes": dtype_table,
     "metrics": metric_list,
+    "checks": check_table,
     "endpoints": endpoint_table,
 }
 DOCUMENTS: Mapping[str, tuple[str, ...]] = {
     "ARCHITECTURE.md": ("topology", "metrics"),
     "ops/docs/keys.md": ("keys", "dtypes"),
+    "ops/docs/validation.md": ("checks",),
     "ops/docs/gateway.md": ("endpoints",),
 }
 

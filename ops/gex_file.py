@@ -2,120 +2,90 @@
 
 from __future__ import annotations
 
-import json
-import math
-from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import orjson
 
-from contracts.analytics import AnalyticsCut, Moment
-from contracts.geometry import Plane, build_geometry
-from contracts.keys import Layer
 from contracts.settings import Settings
-from contracts.snapshot import ChainRow, ChainSnapshot
-from contracts.symbology import ineligibility, new_york_date, series_of
-from ops.chain_file import ChainFile, ChainFileContract, read_chain_file
-from stages.calculate.exposure import GammaMode, compute_exposures
-from stages.calculate.plan import compile_plan
-from stages.calculate.tiles import compute_tiles
-from stages.massive.window import Windows, WindowSettings, at_the_money_sigma, latched, plan_windows
-from stages.models.gex import gex_model
-from stages.staging.chain import listings_of, snapshot_records
-from stages.staging.records import EMPTY_ROWS, put_record
+from contracts.symbology import NEW_YORK
+from ops.chain_board import make_board
+from ops.chain_file import ChainFile, read_chain_file
+from ops.tables import format_table
+from stages.calculate.exposure import GammaMode
 
-FETCH = 1
+Json = dict[str, Any]
+
+LEVELS = ("call_wall", "put_wall", "flip", "flip_front", "abs_gamma", "magnet", "max_pain")
+SUMS = ("net", "calls", "puts", "abs", "gamma_oi", "net_at_spot")
+PLANE_COLUMNS = ("PLANE", "DTE", "FORWARD", "COHERENCE", "SIGMA", "EM_1SIGMA", "STRADDLE", "MAX_PAIN")
 
 
 def run_gex(
-    file: Path, as_json: bool, gamma: GammaMode, all_strikes: bool, include_expired: bool, settings: Settings
+    file: Path,
+    settings: Settings,
+    gamma: GammaMode,
+    *,
+    as_json: bool,
+    png: Path | None,
+    all_strikes: bool,
+    include_expired: bool,
 ) -> None:
-    """Print net, calls, puts (US dollars per 1 % move) and the walls of a chain file."""
+    """Print the gamma exposure of a chain file (US dollars per 1 % move), its levels and expected moves."""
     model = gex_of(read_chain_file(file), gamma, settings, all_strikes=all_strikes, include_expired=include_expired)
-    figures = summary(model)
-    print(json.dumps(figures) if as_json else "\n".join(f"{name:10} {value}" for name, value in figures.items()))
+    if png is not None:
+        from ops.plots import plot_gex
+
+        plot_gex(model, png)
+    if as_json:
+        print(orjson.dumps({**summary(model), "gex": model}).decode())
+    else:
+        print("\n".join(_lines(model)))
 
 
-def summary(model: dict[str, Any]) -> dict[str, Any]:
-    """The figures traders compare first."""
-    walls = {name: model["levels"][name]["value"] for name in ("call_wall", "put_wall")}
-    why = {"reason": model["reason"]} if model["net"] is None else {}
-    return {name: model[name] for name in ("net", "calls", "puts")} | walls | why
-
-
-def gex_of(
-    chain: ChainFile, gamma: GammaMode, settings: Settings, *, all_strikes: bool, include_expired: bool
-) -> dict[str, Any]:
+def gex_of(chain: ChainFile, gamma: GammaMode, settings: Settings, *, all_strikes: bool, include_expired: bool) -> Json:
     """The published gamma exposure model of a chain file at the file's own time."""
-    snapshots = list(snapshots_of(chain, settings, all_strikes=all_strikes))
-    geometry = build_geometry(chain.symbol, (row for snapshot in snapshots for row in listings_of(snapshot)))
-    by_expiration = {snapshot.expiration: snapshot for snapshot in snapshots}
-    cuts = {
-        plane.id: _cut(plane, by_expiration[plane.expiration], chain, gamma, include_expired)
-        for plane in geometry.planes
+    board = make_board(chain, settings, gamma, all_strikes=all_strikes, include_expired=include_expired)
+    return dict(orjson.loads(orjson.dumps(board.models().by_name["gex"])))
+
+
+def summary(model: Json) -> Json:
+    """The figures traders compare first; a null says why beside it."""
+    levels = {name: model["levels"][name]["value"] for name in LEVELS}
+    status = {
+        f"{name}_status": model["levels"][name]["status"] for name in LEVELS if model["levels"][name]["value"] is None
     }
-    moment = Moment(chain.symbol, f"{chain.symbol}:file", 0, FETCH, chain.ts, None, chain.spot, chain.ts)
-    return dict(orjson.loads(orjson.dumps(gex_model(moment, geometry, cuts, settings.massive_rate))))
+    why = {"reason": model["reason"]} if model["reason"] else {}
+    return {name: model[name] for name in SUMS} | levels | status | why
 
 
-def snapshots_of(chain: ChainFile, settings: Settings, *, all_strikes: bool) -> Iterator[ChainSnapshot]:
-    """A chain file as the snapshots the massive stage would publish; unless `all_strikes`, within its window."""
-    by_expiration: dict[str, list[ChainRow]] = {}
-    for contract in chain.contracts:
-        by_expiration.setdefault(contract.expiration, []).append(_row(contract, chain.ts))
-    window = WindowSettings(settings.massive_chain_sigma, settings.massive_chain_window_points)
-    kept = {} if all_strikes or window.unlimited else _windows(chain, by_expiration, window)
-    for expiration, rows in sorted(by_expiration.items()):
-        low, high = kept.get(expiration, (0.0, math.inf))
-        inside = tuple(row for row in rows if low <= row.strike <= high)
-        yield ChainSnapshot(chain.ts, chain.symbol, expiration, round(chain.spot), 0, inside)
+def _lines(model: Json) -> Iterator[str]:
+    from datetime import datetime
+
+    when = datetime.fromtimestamp(model["ts"], NEW_YORK)
+    yield f"{model['symbol']} {model['spot']} at {when:%Y-%m-%d %H:%M} New York, US dollars per 1 % move"
+    yield from (f"{name:18} {_shown(value)}" for name, value in summary(model).items())
+    yield f"{'flip crossings':18} {', '.join(_shown(one) for one in model['levels']['flip']['crossings']) or '-'}"
+    exposures = model["exposures"]
+    for name, unit in exposures["units"].items():
+        if name in exposures:
+            yield f"{name + ' exposure':18} {_shown(exposures[name])} ({unit})"
+    for what in ("greek_src", "dropped"):
+        yield f"{what:18} {', '.join(f'{name} {count}' for name, count in model[what].items())}"
+    yield ""
+    yield format_table(PLANE_COLUMNS, [_plane_row(name, plane) for name, plane in model["planes"].items()])
 
 
-def _windows(
-    chain: ChainFile, by_expiration: dict[str, list[ChainRow]], settings: WindowSettings
-) -> Mapping[str, tuple[float, float]]:
-    sigmas = {expiration: at_the_money_sigma(rows, chain.spot) for expiration, rows in by_expiration.items()}
-    known = latched(Windows(), {expiration: sigma for expiration, sigma in sigmas.items() if sigma is not None})
-    # a new session keeps nothing of the one before; the file is one moment of one session
-    session = replace(known, session=new_york_date(chain.ts).isoformat())
-    return plan_windows(session, chain.symbol, by_expiration, chain.spot, chain.ts, settings).kept
+def _plane_row(name: str, plane: Json) -> tuple[str, ...]:
+    fields = ("dte", "forward", "coherence", "sigma_forward", "em_1sigma", "straddle")
+    pain = (plane.get("max_pain") or {}).get("value")
+    return (name, *(_shown(plane.get(field)) for field in fields), _shown(pain))
 
 
-def _row(contract: ChainFileContract, ts: float) -> ChainRow:
-    series = series_of(contract.root)
-    return ChainRow(
-        contract.cid,
-        contract.root,
-        contract.type,
-        contract.strike_milli / 1000,
-        series.settlement,
-        series.exercise,
-        100,
-        ineligibility(contract.root, contract.expiration, 100, ts) or 1,
-        contract.bid,
-        contract.ask,
-        contract.bid_size,
-        contract.ask_size,
-        ts,
-        iv=contract.iv,
-        delta=contract.delta,
-        gamma=contract.gamma,
-        theta=contract.theta,
-        vega=contract.vega,
-        oi=contract.oi,
-    )
-
-
-def _cut(
-    plane: Plane, snapshot: ChainSnapshot, chain: ChainFile, gamma: GammaMode, include_expired: bool
-) -> AnalyticsCut:
-    quotes, greeks = EMPTY_ROWS[Layer.QUOTES](len(plane.rows)), EMPTY_ROWS[Layer.CHAIN](len(plane.rows))
-    rows = {Layer.QUOTES: quotes, Layer.CHAIN: greeks}
-    for number, record in snapshot_records(plane, snapshot, FETCH)[0]:
-        if record.group.layer in rows:
-            put_record(rows[record.group.layer], number, record)
-    exposures = compute_exposures(plane, greeks, chain.spot, chain.ts, gamma, include_expired)
-    cells = compute_tiles(compile_plan(plane, ()), quotes)
-    return AnalyticsCut(FETCH, 1, 0.0, quotes, greeks, cells, exposures)
+def _shown(value: object) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        return f"{value:,.0f}" if abs(value) >= 1e6 else f"{value:,.4g}" if abs(value) < 1 else f"{value:,.2f}"
+    return str(value)

@@ -16,20 +16,24 @@ from typing import Any
 
 import numpy as np
 
+from consumers.encoding import sort_key
 from consumers.memory import MemoryStore
-from contracts.commit import Applied, Commit, EntryId, SetValue
+from contracts.commit import Applied, Commit, EntryId, SetFields, SetValue
+from contracts.errors import DataError
 from contracts.geometry import Geometry, decode_geometry
 from contracts.keys import Keys, Layer, Stat
 from contracts.messages import ChainCompleted
+from contracts.plan import compile_plan
 from contracts.planes import CHAIN_ROW, HEADER_BYTES, QUOTE_ROW, TRADE_ROW, decode_tiles
 from contracts.settings import Settings
 from contracts.stage import Entry, Source
 from contracts.topology import StageName
 from ops.wiring import keys_of, partitions, pure_stage
-from stages.calculate.plan import compile_plan
 from stages.calculate.tiles import compute_tiles
 
 _MAX_STEPS = 1000
+_READ = 10_000  # journal records in one reply
+_FRAMES_AT_ONCE = 2000
 _ROWS = {Layer.QUOTES: QUOTE_ROW, Layer.TRADES: TRADE_ROW, Layer.CHAIN: CHAIN_ROW}
 COUNTED = ("applied", "older", "geometry_miss", "rejected", "unknown", "malformed", "status", "index")
 
@@ -44,15 +48,22 @@ class JournalRecord:
 
 
 def read_journal(client: Any, keys: Keys, symbol: str) -> Iterator[JournalRecord]:
-    """The journal of a partition in order."""
-    for _, fields in client.xrange(keys.journal_stream(symbol)):
-        yield JournalRecord(
-            fields[b"stage"].decode(), fields[b"stream"].decode(), tuple(fields[b"ids"].decode().split(","))
-        )
+    """The journal of a partition in order, read piece by piece."""
+    start = "-"
+    while found := client.xrange(keys.journal_stream(symbol), start, "+", count=_READ):
+        for _, fields in found:
+            yield JournalRecord(
+                fields[b"stage"].decode(), fields[b"stream"].decode(), tuple(fields[b"ids"].decode().split(","))
+            )
+        start = f"({found[-1][0].decode()}"
 
 
 class Fold:
-    """Folds the staging inputs of one partition into a store of its own."""
+    """Folds the staging inputs of one partition into a store of its own.
+
+    Frames that follow each other are folded many at a time, for it makes no difference how they are cut. An entry
+    takes effect where the journal names it first: a promotion at its switch, before its entry is acknowledged.
+    """
 
     def __init__(self, client: Any, settings: Settings, symbols: tuple[str, ...]) -> None:
         self.store = MemoryStore()
@@ -60,27 +71,65 @@ class Fold:
         self._keys = keys_of(settings)
         self._symbol = symbols[0]
         self._sources = {source.stream: source for source in pure_stage(StageName.STAGING, settings, symbols).sources}
-        clock = client.get(self._keys.clock(self._symbol))
+        clock = client.hget(self._keys.tick(self._symbol), "clock")
         if clock is not None:
-            self.store.commit(Commit(writes=(SetValue(self._keys.clock(self._symbol), clock),)))
+            self.store.commit(Commit(writes=(SetFields(self._keys.tick(self._symbol), {"clock": clock}),)))
 
     def run(self) -> MemoryStore:
         """Fold everything the journal names."""
-        for record in read_journal(self._client, self._keys, self._symbol):
-            source = self._sources.get(record.stream)
-            if record.stage == StageName.STAGING and source is not None:
-                asyncio.run(self._finish(source, self._entries(source, record)))
+        asyncio.run(self._fold())
         return self.store
 
-    def _entries(self, source: Source[Any, Any], record: JournalRecord) -> list[Entry[Any]]:
+    async def _fold(self) -> None:
+        for stream, ids in self._batches():
+            source = self._sources[stream]
+            await self._finish(source, self._entries(source, ids))
+
+    def _batches(self) -> Iterator[tuple[str, list[str]]]:
+        """(stream, entry ids) in the order of effects; frames joined, entries named twice taken once."""
+        frames = self._keys.ws_stream(self._symbol)
+        waiting: list[str] = []
+        decided: set[str] = set()
+        for record in read_journal(self._client, self._keys, self._symbol):
+            if record.stage != StageName.STAGING or record.stream not in self._sources:
+                continue
+            if record.stream == frames:
+                waiting += record.ids
+                if len(waiting) >= _FRAMES_AT_ONCE:
+                    yield frames, waiting
+                    waiting = []
+                continue
+            ids = [one for one in record.ids if one not in decided]
+            decided.update(ids)
+            if waiting:
+                yield frames, waiting
+                waiting = []
+            if ids:
+                yield record.stream, ids
+        if waiting:
+            yield frames, waiting
+
+    def _entries(self, source: Source[Any, Any], ids: list[str]) -> list[Entry[Any]]:
         entries = []
-        for entry_id in record.ids:
-            ((_, fields),) = self._client.xrange(record.stream, entry_id, entry_id)
-            message = source.decode(fields)
+        for entry_id, fields in self._read(source.stream, ids):
+            try:
+                message = source.decode(fields)
+            except DataError:
+                continue  # parked
             if isinstance(message, ChainCompleted):
                 self._remember_snapshots(message)
-            entries.append(Entry(EntryId(record.stream, entry_id), message))
+            entries.append(Entry(EntryId(source.stream, entry_id), message))
         return entries
+
+    def _read(self, stream: str, ids: list[str]) -> Iterator[tuple[str, Any]]:
+        """Entries in the order asked for. They lie side by side, but for those of other consumers."""
+        ordered = sorted(ids, key=sort_key)
+        found = dict(self._client.xrange(stream, ordered[0], ordered[-1], count=2 * len(ids)))
+        for entry_id in ids:
+            fields = found.get(entry_id.encode())
+            if fields is None:
+                ((_, fields),) = self._client.xrange(stream, entry_id, entry_id)
+            yield entry_id, fields
 
     def _remember_snapshots(self, message: ChainCompleted) -> None:
         keys = [key for key in message.received.values() if not self.store.exists(key)]
@@ -92,9 +141,15 @@ class Fold:
         for _ in range(_MAX_STEPS):
             if not entries:
                 return
-            state = await source.load(self.store, entries)
+            try:
+                commits = source.step(await source.load(self.store, entries), entries)
+            except DataError:
+                middle = len(entries) // 2  # an entry that fails alone was parked
+                for half in (entries[:middle], entries[middle:]) if middle else ():
+                    await self._finish(source, half)
+                return
             merged = 0
-            for commit in source.step(state, entries):
+            for commit in commits:
                 outcome = self.store.commit(commit, merged)
                 if not isinstance(outcome, Applied):
                     break

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import secrets
 import socket
 import sys
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -71,8 +75,10 @@ class Plan:
         return any(program.name == SERVER for program in self.programs)
 
 
-def make_plan(choice: MockChoice, settings: Settings, environment: Mapping[str, str]) -> Plan:
-    """Which programs run, with which environment."""
+def make_plan(
+    choice: MockChoice, settings: Settings, environment: Mapping[str, str], mock_port: int = MOCK_PORT
+) -> Plan:
+    """Which programs run, with which environment; `mock_port` is for the mock provider if there is one."""
     data = settings.marketswarm_data.resolve()
     shared = {name: value for name, value in environment.items() if value.strip()}
     shared["MARKETSWARM_DATA"] = str(data)
@@ -86,7 +92,7 @@ def make_plan(choice: MockChoice, settings: Settings, environment: Mapping[str, 
         programs.append(server)
     mock_url = None
     if settings.massive_api_key is None:
-        mock_url = f"http://127.0.0.1:{_mock_port()}"
+        mock_url = f"http://127.0.0.1:{mock_port}"
         shared |= _mock_environment(choice, shared, mock_url)
         programs.append(_mock(choice, mock_url))
     elif choice != MockChoice():
@@ -111,8 +117,21 @@ def _mock(choice: MockChoice, url: str) -> Program:
     return Program(MOCK, _ours(MOCK, "--port", port, "--attached", *choice.arguments()), 20)
 
 
-def _mock_port() -> int:
-    return MOCK_PORT if _is_free(MOCK_PORT) else embedded.free_port()
+@contextmanager
+def reserved_mock_port() -> Iterator[int]:
+    """The port of our mock provider, MOCK_PORT if we can have it.
+
+    A lock keeps it ours until the mock listens, and as long as the context lasts: two pipelines that start at the
+    same time take different ports.
+    """
+    path = Path(tempfile.gettempdir()) / f"marketswarm-{os.getuid()}-port-{MOCK_PORT}.lock"
+    with path.open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            is_ours = _is_free(MOCK_PORT)
+        except OSError:
+            is_ours = False
+        yield MOCK_PORT if is_ours else embedded.free_port()
 
 
 def _mock_environment(choice: MockChoice, given: Mapping[str, str], url: str) -> dict[str, str]:

@@ -24,6 +24,7 @@ from consumers.probes import serving
 from consumers.runner import Activity, Runner
 from contracts.errors import FatalError, TransientError
 from contracts.keys import Keys
+from contracts.ports import GetMemoryPolicy
 from contracts.settings import Settings
 from contracts.topology import StageName
 from ops.logs import configure_logs
@@ -34,6 +35,14 @@ log = structlog.get_logger("stage")
 
 HEARTBEAT_EVERY_S = 1.0
 HEARTBEAT_STALE_S = 15.0
+
+# what the worker process of a stage computes
+_WORKED_ON: dict[StageName, tuple[str, ...]] = {
+    StageName.MASSIVE: (),
+    StageName.STAGING: ("stages.staging.tick_state",),
+    StageName.CALCULATE: ("stages.calculate.cuts",),
+    StageName.MODELS: ("stages.models.build",),
+}
 
 Work = Callable[[asyncio.Event], Awaitable[None]]
 
@@ -73,7 +82,7 @@ class StageProcess:
         self.activities: list[Activity] = []
         self._started_ts = time()
         self._resources = AsyncExitStack()
-        self._worker = WorkerProcess()
+        self._worker = WorkerProcess(*_WORKED_ON[name])
         self._resources.callback(self._worker.close)
 
     async def run(self) -> None:
@@ -82,6 +91,8 @@ class StageProcess:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
+        if _WORKED_ON[self.name]:
+            self._worker.start()
         async with self._resources:
             work = [part for symbols in partitions(self.settings) for part in await self._partition(symbols)]
             port = await self._resources.enter_async_context(serving(self.name, self.activities))
@@ -176,7 +187,7 @@ class StageProcess:
 
 async def warn_if_evicting(broker: Broker) -> None:
     """Say so when the server may delete our keys to save memory: then the board can lose contracts."""
-    policy = await broker.server_memory_policy()
+    (policy,) = await broker.read(GetMemoryPolicy())
     if policy not in ("", "noeviction"):
         log.warning("server_may_evict", policy=policy, reason="set maxmemory-policy to noeviction")
 
@@ -191,6 +202,7 @@ async def _ending_all(part: Work, stop: asyncio.Event) -> None:
 
 async def apply_tick(broker: Broker, ticker: Ticker, lease: str, owner: str) -> None:
     """Load, step and commit one tick; a refusal means that the lease or the epoch is another's now."""
+    now_ts = time()  # before the load: a frame that arrives meanwhile is not taken for processed
     state = await ticker.load(broker)
-    for commit in ticker.step(state, time(), lease, owner):
+    for commit in ticker.step(state, now_ts, lease, owner):
         await broker.commit(commit)

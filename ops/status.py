@@ -15,7 +15,7 @@ from contracts.clock import decode_clock
 from contracts.keys import Keys, Layer, Stat
 from contracts.planes import HEADER_BYTES, unpack_header
 from contracts.settings import Settings
-from contracts.topology import StageName, streams_of
+from contracts.topology import STREAMS, StageName, streams_of
 from ops.database import open_database
 from ops.wiring import keys_of, partitions
 
@@ -23,7 +23,7 @@ Json = dict[str, Any]
 
 PAGE = 200
 AWAY_MS = 15_000  # a consumer that has not asked for work this long and owns none is not counted
-_SEVERITY = ("ok", "degraded", "down")
+SEVERITY = ("ok", "degraded", "down")
 
 # The age of the newest diff: found on the server, so that the models between two diffs need not travel.
 # KEYS[1]: the stream. Looks back over ARGV[1] entries.
@@ -52,7 +52,14 @@ def read_status(redis_url: str, settings: Settings) -> Json:
         heartbeats = _heartbeats(database, keys)
         groups = {str(name): _group(database, settings, keys, name, heartbeats) for name in StageName}
         health = _health(database, keys, settings.massive_symbols)
-    return {"redis_url": hide_password(redis_url), "symbols": symbols, "groups": groups, "health": health}
+        foreign = list(_foreign_groups(database, keys, settings))
+    return {
+        "redis_url": hide_password(redis_url),
+        "symbols": symbols,
+        "groups": groups,
+        "foreign_groups": foreign,
+        "health": health,
+    }
 
 
 def read_updates(redis_url: str, settings: Settings) -> int:
@@ -160,6 +167,17 @@ def _part(database: Any, stream: str, group: str) -> _Part | None:
     return _Part(count_after(database, stream, delivered), rows[group]["pending"], found)
 
 
+def _foreign_groups(database: Any, keys: Keys, settings: Settings) -> Iterable[Json]:
+    """Groups on our streams that the topology does not name: nobody waits for them when entries are trimmed."""
+    for symbols in partitions(settings):
+        for row in STREAMS:
+            stream = row.key(keys, symbols[0])
+            for group in database.xinfo_groups(stream) if database.exists(stream) else ():
+                name = group["name"].decode()
+                if name != row.group:
+                    yield {"stream": stream, "group": name}
+
+
 def _consumers(parts: Iterable[_Part], heartbeats: Mapping[str, Json]) -> Iterable[Json]:
     """Consumers that are there or own entries; commits as their heartbeat tells."""
     names = sorted({name for part in parts for name in part.consumers})
@@ -205,7 +223,7 @@ def _health(database: Any, keys: Keys, symbols: Iterable[str]) -> Json | None:
     reports = {symbol: json.loads(body) for symbol, body in told.items() if body}
     if not reports:
         return None
-    worst = max((report["status"] for report in reports.values()), key=_SEVERITY.index)
+    worst = max((report["status"] for report in reports.values()), key=SEVERITY.index)
     silent = [f"{symbol}: nobody tells its health" for symbol in told if symbol not in reports]
     reasons = [f"{symbol}: {reason}" for symbol, report in reports.items() for reason in report["reasons"]]
     return {"status": "down" if silent else worst, "reasons": [*reasons, *silent]}

@@ -4,18 +4,26 @@ from __future__ import annotations
 
 from typing import Any
 
-from rich.console import Group, RenderableType
+from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 Json = dict[str, Any]
 
+_UNBOUNDED = 10_000
 _COLOURS = {"ok": "green", "degraded": "yellow", "down": "red"}
 
 
 def status_view(status: Json, updates_per_s: float | None = None) -> RenderableType:
     """Tables of symbols and groups, and the health."""
     return Group(_symbols(status["symbols"]), _groups(status["groups"]), _footer(status, updates_per_s))
+
+
+def print_status(status: Json) -> None:
+    """Print the view as wide as it is: a longer line breaks on a narrow terminal, but nothing is cut off."""
+    view = status_view(status)
+    needed = Console(width=_UNBOUNDED).measure(view).maximum
+    Console(width=max(Console().width, needed)).print(view)
 
 
 def status_line(status: Json, updates_per_s: float | None = None) -> str:
@@ -30,22 +38,22 @@ def status_line(status: Json, updates_per_s: float | None = None) -> str:
 
 
 def _symbols(symbols: Json) -> Table:
-    table = Table(box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))  # a line of 80 characters must do
     for name in ("symbol", "epoch"):
         table.add_column(name, no_wrap=True)
-    for name in ("age", "contracts", "tiles", "chain", "feed", "diff"):
+    for name in ("age s", "contracts", "tiles", "chain s", "feed s", "diff s"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("state", no_wrap=True)
     for symbol, row in symbols.items():
         table.add_row(
             symbol,
             row["epoch"] or "-",
-            _age(row["epoch_age_s"]),
+            _seconds(row["epoch_age_s"]),
             _number(row["contracts"]),
             _number(row["tiles"]),
-            _age(row["snapshot_age_s"]),
-            _age(row["ws_age_s"]),
-            _age(row["last_diff_age_s"]),
+            _seconds(row["snapshot_age_s"]),
+            _seconds(row["ws_age_s"]),
+            _seconds(row["last_diff_age_s"]),
             "-" if row["dirty"] is None else "dirty" if row["dirty"] else "clean",
         )
     return table
@@ -66,10 +74,16 @@ def _groups(groups: Json) -> Table:
 def _footer(status: Json, updates_per_s: float | None) -> Text:
     health = status["health"]
     text = Text("health ")
-    text.append(_health(status), style=_COLOURS.get(health["status"] if health else "", "dim"))
+    colour = _COLOURS.get(health["status"] if health else "", "dim")
+    text.append(health["status"] if health else "unknown", style=colour)
     if updates_per_s is not None:
         text.append(f"   {_number(updates_per_s)} updates/s")
-    return text.append(f"   {status['redis_url']}", style="dim")
+    text.append(f"   {status['redis_url']}", style="dim")
+    for reason in health["reasons"] if health else ():
+        text.append(f"\n  {reason}", style=colour)
+    for one in status["foreign_groups"]:
+        text.append(f"\n  group {one['group']} reads {one['stream']}, which is trimmed without regard to it")
+    return text
 
 
 def _health(status: Json) -> str:
@@ -85,9 +99,13 @@ def _lag(group: Json) -> int | None:
 
 
 def _age(seconds: float | None) -> str:
+    return "-" if seconds is None else f"{_seconds(seconds)} s"
+
+
+def _seconds(seconds: float | None) -> str:
     if seconds is None:
         return "-"
-    return f"{seconds:.1f} s" if seconds < 100 else f"{seconds:,.0f} s"
+    return f"{seconds:.1f}" if seconds < 100 else f"{seconds:,.0f}"
 
 
 def _number(value: float | None) -> str:

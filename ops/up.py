@@ -30,7 +30,7 @@ from contracts.topology import StageName
 from ops.child_logs import ChildLogs
 from ops.database import open_database
 from ops.joining import forget_environment, remember_environment
-from ops.programs import PIPELINE, MockChoice, Plan, make_plan
+from ops.programs import PIPELINE, MockChoice, Plan, make_plan, reserved_mock_port
 from ops.provider_key import load_settings_with_key
 from ops.status import read_status, read_updates
 from ops.supervision import Supervisor, SupervisorFiles, running_supervisor, write_config
@@ -47,9 +47,9 @@ def run_up(choice: MockChoice, environment: Mapping[str, str]) -> int:
     """Run the pipeline until it is told to stop; returns the exit code."""
     settings = load_settings_with_key(environment)
     data = settings.marketswarm_data
-    with _sole_owner(data):
+    with _sole_owner(data), reserved_mock_port() as port:
         stop_leftover_server(data)
-        plan = make_plan(choice, settings, environment)
+        plan = make_plan(choice, settings, environment, port)
         files = SupervisorFiles(data)
         write_config(files, plan.programs)
         remember_environment(data, plan.environment, plan.redis_url)

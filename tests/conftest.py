@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Any
 
+import hypothesis
 import pytest
 import redis
 
@@ -19,6 +20,13 @@ from contracts.keys import Keys
 from contracts.settings import Settings, load_settings
 from tests.leaks import leaks_of
 from tests.servers import container_server, embedded_server, given_server, redis8_program
+
+# `--hypothesis-profile=quick`: a failing example is reported as it was found; `thorough`: a hundred times the examples
+hypothesis.settings.register_profile("quick", phases=(hypothesis.Phase.explicit, hypothesis.Phase.generate))
+hypothesis.settings.register_profile("thorough", max_examples=10_000)
+hypothesis.settings.register_profile(
+    "few", max_examples=5, phases=(hypothesis.Phase.explicit, hypothesis.Phase.generate)
+)
 
 
 @pytest.hookimpl(tryfirst=True)

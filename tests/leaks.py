@@ -11,7 +11,7 @@ from contracts.keys import KEY_TABLE, KeyRow
 NAMESPACE = "test"  # the one namespace tests use
 
 PERMANENT = frozenset({"none", "timeline", "bounded", "window", "pruned"})
-EXPIRING = frozenset({"epoch", "snapshot", "model", "5 s", "15 s", "lease"})
+EXPIRING = frozenset({"epoch", "snapshot", "model", "5 s", "15 s", "2 min", "lease"})
 
 _PLACES = {
     "U": r"\{?[A-Z]+\}?",

@@ -16,7 +16,7 @@ from contracts.commit import Applied, Commit, EntryId, Outcome, SetValue
 from contracts.errors import DataError
 from contracts.geometry import Geometry, decode_geometry
 from contracts.keys import Keys, Layer
-from contracts.messages import ChainCompleted, Message, encode
+from contracts.messages import ChainCompleted, EpochForce, Message, encode
 from contracts.planes import Array, unpack_rows
 from contracts.settings import Settings, load_settings
 from contracts.snapshot import ChainRow, ChainSnapshot, encode_snapshot
@@ -166,9 +166,13 @@ class Pipeline:
             snapshot = ChainSnapshot(ts, symbol, expiration, 6900, 50, tuple(rows))
             self.store.commit(Commit(writes=(SetValue(key, encode_snapshot(snapshot)),)))
             received[expiration] = key
-        message = ChainCompleted(symbol, number, ts, (*received, *failed), received, tuple(failed), spot, ts)
+        message = ChainCompleted(symbol, number, ts, (*received, *failed), received, tuple(failed), spot, ts, ts)
         self.append(self.keys.chain_stream(symbol), encode(message))
         return message
+
+    def order(self, request: str = "test", *, ts: float = NOW, symbol: str = "SPX") -> None:
+        """Order a promotion over the same geometry."""
+        self.append(self.keys.chain_stream(symbol), encode(EpochForce(symbol, request, ts)))
 
     # --- work
 

@@ -16,7 +16,18 @@ from ops.cli import app, settings_table
 from ops.docs_generated import DOCUMENTS, ROOT, rewritten
 
 ADRS = sorted((ROOT / "ops/docs/adr").glob("*.md"))
-DOCS = [ROOT / name for name in ("README.md", "ARCHITECTURE.md", "CHANGELOG.md", "ops/docs/keys.md")] + ADRS
+DOCS = [
+    ROOT / name
+    for name in (
+        "README.md",
+        "ARCHITECTURE.md",
+        "CHANGELOG.md",
+        "ops/docs/keys.md",
+        "ops/docs/validation.md",
+        "ops/docs/capture.md",
+        "ops/docs/mock.md",
+    )
+] + ADRS
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 _SYMBOL = re.compile(r"`([\w./-]+\.(?:py|lua))::([\w.]+)`")

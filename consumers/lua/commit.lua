@@ -119,6 +119,16 @@ local function raise(key, field, text)
   if not now or now < tonumber(text) then call('HSET', key, field, text) end
 end
 
+local function sample(key, counter, text)
+  call('ZADD', key, text, format('%d', call('HINCRBY', counter, 'samples', 1) % 1024))
+end
+
+-- The server's time in whole microseconds, which fit a double until the year 2255.
+local function now_us()
+  local now = call('TIME')
+  return now[1] * 1000000 + now[2]
+end
+
 local STAMP = 24
 
 -- Is record newer than the stored bytes? (ms, rank, seq), then the values as unsigned words.
@@ -164,10 +174,25 @@ local function merge_rows(layer, rows, on_change)
   end
 end
 
+-- Where a feed's watermark stood before this script raised it: so far everything that was level is complete.
+local before_raise = {}
+
+-- How long the oldest change of a plane waited to be computed; from now on the next one waits, if there is one.
+local function sample_wait(versions, plane, samples, is_behind)
+  local since = tonumber(call('HGET', versions, plane .. '|dirty_us') or '')
+  local now = now_us()
+  if since then sample(KEYS[samples[1]], KEYS[samples[2]], format('%.3f', math.max(0, now - since) / 1000)) end
+  if is_behind then
+    call('HSET', versions, plane .. '|dirty_us', format('%.0f', now))
+  else
+    call('HDEL', versions, plane .. '|dirty_us')
+  end
+end
+
 local function merge_quotes(w)
   local layer, rows, versions, plane = KEYS[w[2]], w[3], KEYS[w[4]], w[5]
   local watermark, flag, marks = KEYS[w[6]], w[7], w[8]
-  local levels = call('HMGET', versions, plane .. '|quotes', plane .. '|tiles')
+  local levels = call('HMGET', versions, plane .. '|quotes', plane .. '|tiles', plane .. '|published')
   local before = tonumber(levels[1]) or 0
   local version, changed = before + 1, false
   local stamp = pack('<i8', version)
@@ -183,8 +208,12 @@ local function merge_quotes(w)
   call('SETRANGE', layer, 0, pack('<i8d', version, tonumber(ts)))
   call('HSET', versions, plane .. '|quotes', format('%d', version), plane .. '|quotes_wm', ts)
   if (tonumber(levels[2]) or 0) == before then
+    call('HSET', versions, plane .. '|dirty_us', format('%.0f', now_us()))
     mark_dirty(versions, marks)
     add(KEYS[flag[1]], flag[2])
+    if (tonumber(levels[3]) or 0) == before then
+      raise(versions, plane .. '|published_wm', before_raise[watermark] or ts)
+    end
   end
 end
 
@@ -230,10 +259,7 @@ local apply = {
     call('LPUSH', KEYS[w[2]], w[3])
     call('LTRIM', KEYS[w[2]], 0, w[4] - 1)
   end,
-  sample = function(w)
-    local slot = call('HINCRBY', KEYS[w[3]], 'samples', 1) % 1024
-    call('ZADD', KEYS[w[2]], w[4], format('%d', slot))
-  end,
+  sample = function(w) sample(KEYS[w[2]], KEYS[w[3]], w[4]) end,
   newest = function(w)
     local stored = call('GET', KEYS[w[2]])
     if stored then
@@ -264,6 +290,7 @@ local apply = {
   end,
   feed_watermark = function(w)
     local key, stream = KEYS[w[2]], KEYS[w[3]]
+    before_raise[key] = call('HGET', key, 'ts') or '0'
     raise(key, 'newest', w[5])
     local pending = call('XPENDING', stream, w[4])
     if pending[1] == 0 then
@@ -286,12 +313,14 @@ local apply = {
     if w[9] then names[3] = plane .. '|' .. w[9] end
     local levels = call('HMGET', versions, unpack(names))
     local before, ahead_of = tonumber(levels[1]) or 0, tonumber(levels[2]) or 0
-    call('HSET', versions, names[1], format('%d', to), names[1] .. '_wm', w[7])
+    call('HSET', versions, names[1], format('%d', to))
+    raise(versions, names[1] .. '_wm', w[7])
     if ahead_of > to then
       add(KEYS[w[8][1]], w[8][2])
     elseif w[11] and before < to then
       mark_level(versions, w[11])
     end
+    if w[12] and before < to then sample_wait(versions, plane, w[12], ahead_of > to) end
     if w[10] and (tonumber(levels[3]) or 0) == before and before < to then add(KEYS[w[10][1]], w[10][2]) end
   end,
 }

@@ -8,13 +8,13 @@ from typing import Any
 import orjson
 
 from contracts.clock import decode_clock
+from contracts.compiled import CompiledEpochs
 from contracts.keys import Keys
 from contracts.ports import GetFields, GetItems, GetValue, Reader
 from ops.alerts.judgement import Facts, TileKey, tile_key
 from ops.alerts.rules import FRONT, AnyRule, TileBelow
 from ops.gateway.reset import model_keys
 from ops.gateway.tiles import TileName, read_tile
-from stages.calculate.layers import CompiledEpochs
 
 PROMOTIONS_SEEN = 100
 DORMANCY = b"dormancy"

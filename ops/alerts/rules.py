@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 import msgspec
 
 from contracts.errors import DataError
-from stages.calculate.plan import SIDES, SINGLE, STRATEGIES
+from contracts.plan import SIDES, SINGLE, STRATEGIES
 
 MOST_RULES = 200
 FRONT = "front"  # the plane that settles next

@@ -18,13 +18,13 @@ import structlog
 
 from consumers.broker import Broker
 from contracts.commit import Applied, Commit, DropFields, Emit, FieldIs, SetFields, ValueIs, Write
+from contracts.compiled import CompiledEpochs
 from contracts.keys import Keys
 from ops.alerts.facts import read_facts
 from ops.alerts.judgement import Facts, Judgement, Standing, judge
 from ops.alerts.rule_file import RuleFile
 from ops.alerts.rules import AnyRule
 from ops.alerts.webhook import Webhooks
-from stages.calculate.layers import CompiledEpochs
 
 log = structlog.get_logger("alerts")
 

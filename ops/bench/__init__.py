@@ -7,7 +7,7 @@ import json
 
 def run_bench() -> None:
     """Run every measurement; ratios are between figures of the same run."""
-    from ops.bench import hydrate, latency
+    from ops.bench import growth, hydrate, latency, promotion, volatility
 
     def report(line: str) -> None:
         print(line, flush=True)
@@ -16,6 +16,21 @@ def run_bench() -> None:
     for size, rates in hydrated.items():
         ratios = ", ".join(f"{rates['ours'] / rates[name]:.2f} x {name}" for name in rates if name != "ours")
         report(f"hydrate  {size:3} events a frame  ours is {ratios}")
+    promotions = promotion.measure_promotions(report)
     drain = latency.measure_drain(report)
     latencies = {rate: latency.measure_latency(rate, report) for rate in latency.FRAME_EVENTS}
-    print(json.dumps({"hydrate": hydrated, "drain": drain, "latency": latencies}))
+    solvers, ticks = volatility.measure_solvers(report), volatility.measure_tick(report)
+    grown = {
+        "expirations": growth.measure_growth(growth.by_expirations(), report),
+        "strikes": growth.measure_growth(growth.by_strikes(), report),
+    }
+    figures = {
+        "hydrate": hydrated,
+        "promotion": promotions,
+        "drain": drain,
+        "latency": latencies,
+        "volatility": solvers,
+        "tick_ms": ticks,
+        "event_ms": grown,
+    }
+    print(json.dumps(figures))

@@ -7,7 +7,7 @@ import random
 import subprocess
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,8 @@ from contracts.stage import Stage
 from contracts.symbology import format_ticker
 from contracts.topology import StageName
 from ops.wiring import keys_of, pure_stage
+
+Contract = tuple[str, str, str, float]  # ticker, expiration, type, strike
 
 SYMBOL = "SPX"
 SPOT = 6900.0
@@ -63,11 +65,11 @@ def bench_settings(url: str) -> Settings:
     return load_settings({"REDIS_URL": url, "MASSIVE_SYMBOLS": SYMBOL})
 
 
-def contracts(count: int) -> list[tuple[str, str, str, float]]:
-    """(ticker, expiration, type, strike) of a board: strikes 5 points apart around spot, five expirations."""
-    per_side = count // (2 * len(EXPIRATIONS))
-    found = []
-    for expiration in EXPIRATIONS:
+def contracts(count: int, expirations: Sequence[str] = EXPIRATIONS) -> list[Contract]:
+    """A board of about so many: calls and puts at strikes 5 points apart around spot, alike on every expiration."""
+    per_side = count // (2 * len(expirations))
+    found: list[Contract] = []
+    for expiration in expirations:
         for step in range(per_side):
             strike = SPOT + 5 * (step - per_side // 2)
             for kind in ("call", "put"):
@@ -75,28 +77,25 @@ def contracts(count: int) -> list[tuple[str, str, str, float]]:
     return found
 
 
-def publish_chain(client: Any, keys: Keys, board: list[tuple[str, str, str, float]]) -> None:
-    """Write the snapshots of a board and announce them, as the massive stage does."""
+def publish_chain(client: Any, keys: Keys, board: Sequence[Contract], fetch: int = 1, **values: object) -> None:
+    """Write the snapshots of a board and announce them, as the massive stage does; `values` are more of each row."""
     now = time.time()
+    told: dict[str, Any] = {"bid": 10.0, "ask": 10.2, "quote_ts": now - 3600, "oi": 100.0, **values}
+    by_expiration: dict[str, list[ChainRow]] = {}
+    for cid, expiration, kind, strike in board:
+        row = ChainRow(cid, "SPXW", kind, strike, "pm", "european", 100, **told)
+        by_expiration.setdefault(expiration, []).append(row)
     received = {}
-    for expiration in EXPIRATIONS:
-        rows = tuple(
-            ChainRow(
-                cid, "SPXW", kind, strike, "pm", "european", 100, bid=10.0, ask=10.2, quote_ts=now - 3600, oi=100.0
-            )
-            for cid, day, kind, strike in board
-            if day == expiration
-        )
+    for expiration, rows in by_expiration.items():
         key = keys.chain_snapshot(SYMBOL, expiration, round(now * 1000))
-        client.set(key, encode_snapshot(ChainSnapshot(now, SYMBOL, expiration, round(SPOT), 500, rows)), px=600_000)
+        snapshot = ChainSnapshot(now, SYMBOL, expiration, round(SPOT), 500, tuple(rows))
+        client.set(key, encode_snapshot(snapshot), px=600_000)
         received[expiration] = key
-    message = ChainCompleted(SYMBOL, 1, now, EXPIRATIONS, received, (), SPOT, now)
+    message = ChainCompleted(SYMBOL, fetch, now, tuple(received), received, (), SPOT, now)
     client.xadd(keys.chain_stream(SYMBOL), encode(message))
 
 
-def quote_frames(
-    board: list[tuple[str, str, str, float]], events: int, frame_events: int, seed: int = 1
-) -> list[bytes]:
+def quote_frames(board: Sequence[Contract], events: int, frame_events: int, seed: int = 1) -> list[bytes]:
     """Frames of quotes in the provider's form; times and sequences ascend, contracts are drawn at random."""
     draw = random.Random(seed)
     start_ms = round(time.time() * 1000)

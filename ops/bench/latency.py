@@ -25,6 +25,7 @@ import redis
 
 from contracts.geometry import decode_geometry
 from contracts.keys import Keys
+from contracts.plan import cell_labels, compile_plan
 from ops.bench.board import (
     SYMBOL,
     append_frames,
@@ -35,7 +36,6 @@ from ops.bench.board import (
     server,
 )
 from ops.wiring import keys_of
-from stages.calculate.plan import cell_labels, compile_plan
 
 CONTRACTS = 2000
 FRAME_EVENTS = {200: 50, 2_000: 50, 20_000: 50}  # rate -> events a frame

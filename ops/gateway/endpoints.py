@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from contracts.plan import SIDES, STRATEGIES
 from ops.gateway.event import KINDS
-from stages.calculate.plan import SIDES, STRATEGIES
 
 Json = dict[str, Any]
 

@@ -15,9 +15,9 @@ from typing import Any, Literal
 import orjson
 
 from contracts.errors import DataError
+from contracts.plan import STRATEGIES
 from contracts.planes import TILE_FIELDS
 from ops.gateway.stream import FIRST, StreamId, format_id
-from stages.calculate.plan import STRATEGIES
 
 Json = dict[str, Any]
 Layout = Mapping[str, Mapping[str, tuple[int, int]]]  # plane -> strategy -> its cells, first and one past the last

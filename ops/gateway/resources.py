@@ -15,8 +15,10 @@ from aiohttp import web
 
 from consumers.broker import Broker
 from consumers.clients import faults_named
+from contracts.compiled import CompiledEpochs
 from contracts.errors import DataError
 from contracts.keys import Keys
+from contracts.plan import STRATEGIES
 from contracts.ports import GetItems, GetValue
 from contracts.settings import Settings
 from ops.alerts.rule_file import RuleFile
@@ -25,8 +27,6 @@ from ops.gateway.news import NO_HEALTH, read_news, read_timeline
 from ops.gateway.reset import history_keys, model_keys
 from ops.gateway.tiles import TileName, read_tile
 from ops.status import read_status
-from stages.calculate.layers import CompiledEpochs
-from stages.calculate.plan import STRATEGIES
 
 Json = dict[str, Any]
 

@@ -36,7 +36,7 @@ from ops.gateway.alert_stream import AlertStream
 from ops.gateway.endpoints import ENDPOINTS
 from ops.gateway.follower import Follower
 from ops.gateway.listening import serve_events, serve_websocket
-from ops.gateway.metrics import Counters, read_counters, render_metrics
+from ops.gateway.metrics import Counters, Healths, read_counters, read_healths, render_metrics
 from ops.gateway.news import watch
 from ops.gateway.resources import VERSION, Resources, told
 from ops.gateway.security import (
@@ -284,9 +284,11 @@ class Gateway:
     async def metrics(self, _: web.Request) -> web.Response:
         """Prometheus."""
         counters: Counters | None = None
+        healths: Healths = {}
         with suppress(TransientError):
+            healths = await read_healths(self._broker, self._keys, self._settings.massive_symbols)
             counters = await read_counters(self._broker, self._keys, partitions(self._settings))
-        page = render_metrics(list(self.followers.values()), counters)
+        page = render_metrics(list(self.followers.values()), counters, healths)
         return web.Response(body=page, headers={"Content-Type": CONTENT_TYPE_LATEST})
 
 

@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 import orjson
 
+from contracts.compiled import CompiledEpochs
 from contracts.errors import DataError
 from contracts.geometry import Listing, Plane
 from contracts.keys import Keys, Layer
+from contracts.plan import SIDES, SINGLE, STRATEGIES, Plan
 from contracts.planes import QUOTE_ROW, UNKNOWN, Array, Ints, decode_tiles, unpack_rows
 from contracts.ports import GetFields, GetValue, Reader
 from contracts.symbology import CALL, INDEX_SERIES
-from stages.calculate.layers import CompiledEpochs
-from stages.calculate.plan import SIDES, SINGLE, STRATEGIES, Plan
 from stages.calculate.tiles import Flag
 
 Json = dict[str, Any]

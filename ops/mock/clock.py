@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from datetime import date, timedelta
 from pathlib import Path
 
 import orjson
@@ -11,6 +12,7 @@ import orjson
 from contracts.errors import FatalError
 from contracts.symbology import new_york_date
 from ops.mock import trading_days
+from ops.mock.scenario import Day, Start
 
 _FILE_NAME = "mock-clock.json"
 
@@ -44,6 +46,10 @@ class MarketClock:
         self._anchor_local = self._local_time()
         return self._anchor_ts
 
+    def skip(self, seconds: float) -> None:
+        """Go on from so much later (market seconds)."""
+        self._anchor_ts += seconds
+
 
 class ClockFile:
     """Where a data folder keeps the market time of each source (`synthetic`, or a chain file's name)."""
@@ -76,6 +82,20 @@ class ClockFile:
         except (OSError, orjson.JSONDecodeError) as error:
             raise FatalError(f"delete the mock's clock file {self._path}: {error}") from error
         return times if isinstance(times, dict) else {}
+
+
+def moment_of(start: Start, from_ts: float) -> float:
+    """The first moment of this kind (epoch seconds) from `from_ts` on."""
+    day = new_york_date(from_ts)
+    while not (_is(day, start.day) and trading_days.at(day, start.clock) >= from_ts):
+        day += timedelta(days=1)
+    return trading_days.at(day, start.clock)
+
+
+def _is(day: date, kind: Day) -> bool:
+    if kind is Day.THIRD_FRIDAY:
+        return trading_days.is_third_friday(day)
+    return trading_days.is_trading_day(day) and not trading_days.is_third_friday(day)
 
 
 def _next_start(ts: float) -> float:

@@ -37,6 +37,7 @@ class MarketSource(Protocol):
     @property
     def symbols(self) -> tuple[str, ...]: ...
     def listing_day(self, ts: float) -> date: ...
+    def listing_end(self, ts: float) -> float: ...
     def listing(self, ts: float) -> Listing: ...
     def spots(self, ts: float) -> FloatArray: ...
     def spot_path(self, symbol: str, ts: FloatArray) -> FloatArray: ...
@@ -49,12 +50,22 @@ class MarketSource(Protocol):
 class Market:
     """A market at a moment. Prices are integer cents, columns follow the rows of `listing`.
 
-    `still` keeps every value as first listed. `spot_factor` multiplies the spot path (scenarios set it).
+    `still` keeps every value as first listed. `spot_factor` multiplies the spot path (scenarios set it). Quotes
+    follow the spot every `reprice_s` market seconds.
     """
 
-    def __init__(self, source: MarketSource, seed: int, start_ts: float, *, still: bool = False) -> None:
+    def __init__(
+        self,
+        source: MarketSource,
+        seed: int,
+        start_ts: float,
+        *,
+        still: bool = False,
+        reprice_s: float = REPRICE_S,
+    ) -> None:
         self.start_ts = start_ts
         self.still = still
+        self._reprice_s = reprice_s
         self.spot_factor = 1.0
         self._source = source
         self._random = np.random.default_rng(seed)
@@ -71,10 +82,16 @@ class Market:
         start_ts: float | None = None,
         *,
         still: bool = False,
+        rate: float = 1.0,
+        delist_after_s: float | None = None,
     ) -> Market:
-        """A seeded market with about `contracts` contracts per symbol, from a seeded trading morning on."""
+        """A seeded market with about `contracts` contracts per symbol, from a seeded trading morning on.
+
+        `rate`: how fast its clock runs, so that a fast day does not cost more work per second.
+        """
         begin = first_moment(seed) if start_ts is None else start_ts
-        return cls(SyntheticSource(symbols, seed, contracts), seed, begin, still=still)
+        source = SyntheticSource(symbols, seed, contracts, delist_after_s)
+        return cls(source, seed, begin, still=still, reprice_s=REPRICE_S * max(rate, 1.0))
 
     @classmethod
     def from_chain(
@@ -99,9 +116,9 @@ class Market:
 
     def advance(self, ts: float) -> None:
         """Bring listing, spot and quotes to the market time `ts`; a time that is past changes nothing."""
-        if self._source.listing_day(ts) != self.day:
+        if ts >= self._listing_end:
             self._list(ts)
-        elif not self.still and ts - self.priced_ts >= REPRICE_S:
+        elif not self.still and ts - self.priced_ts >= self._reprice_s:
             self._reprice(ts)
 
     def watch(self, cids: Collection[str] | None) -> None:
@@ -155,6 +172,15 @@ class Market:
             )
         ]
 
+    def note_trade(self, cid: str, price: float, size: int, ts_ms: int) -> tuple[float, int]:
+        """Make this the contract's last trade (dollars); returns the day's volume with it, and a sequence number."""
+        row, facts = self.listing.row_of[cid], self.facts
+        facts.volume[row] = np.nan_to_num(facts.volume[row]) + size
+        facts.last[row] = round(price * 100)
+        facts.last_size[row], facts.last_ts[row] = size, ts_ms / 1000
+        self._sequence += 1
+        return float(facts.volume[row]), self._sequence
+
     def frames(self, market_ts_ms: int, n: int, frame_events: int) -> Iterator[bytes]:
         """The next `n` quote events as encoded frames (JSON arrays) of at most `frame_events` events each."""
         return encode_frames(self.quote_events(market_ts_ms, n), frame_events)
@@ -171,6 +197,7 @@ class Market:
     def _list(self, ts: float) -> None:
         """Take the listing that holds at `ts`; every quote starts afresh."""
         self.day = self._source.listing_day(ts)
+        self._listing_end = self._source.listing_end(ts)
         self.listing = self._source.listing(ts)
         self.facts = self._source.facts(self.listing, ts)
         self._cids = [contract.cid for contract in self.listing.contracts]

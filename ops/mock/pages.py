@@ -10,7 +10,7 @@ import base64
 import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from urllib.parse import parse_qsl, urlencode
 
@@ -24,6 +24,7 @@ from ops.mock.noise import BoolArray, FloatArray, IntArray
 DEFAULT_LIMIT = 10
 _SNAPSHOT_SORTS = ("ticker", "expiration_date", "strike_price")
 _AFTER = "ap"
+_BACK = "back"  # of a circle: where it began
 _COMPARISONS = {"": np.equal, "gte": np.greater_equal, "gt": np.greater, "lte": np.less_equal, "lt": np.less}
 
 
@@ -50,6 +51,16 @@ class Query:
         if order not in ("asc", "desc"):
             raise DataError(f"order: {order!r} is neither asc nor desc")
         return cls(parameters, _limit(parameters, max_limit), sort, order == "desc", after)
+
+    def cursor_in_circle(self, ticker: str) -> str | None:
+        """After a second page that ends with `ticker` the third, after that the second again; None after the first."""
+        if self.after is None:
+            return None
+        parameters = dict(self.parameters)
+        back = parameters.pop(_BACK, None)
+        if back is not None:
+            return replace(self, parameters=parameters).cursor_after(back)
+        return replace(self, parameters=parameters | {_BACK: self.after}).cursor_after(ticker)
 
     def cursor_after(self, ticker: str) -> str:
         """The cursor of the page that follows this ticker: url-safe base64 without padding."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from datetime import date
 
@@ -33,8 +34,12 @@ class RecordedSource:
         )
 
     def listing_day(self, ts: float) -> date:
-        """The file's day, whatever the time: its listing never changes."""
+        """The file's day, whatever the time."""
         return new_york_date(self._chain.ts)
+
+    def listing_end(self, ts: float) -> float:
+        """Never: its listing does not change."""
+        return math.inf
 
     def listing(self, ts: float) -> Listing:
         """Every contract of the file."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 from uuid import uuid4
@@ -17,11 +18,20 @@ from ops.mock import rows, trading_days
 from ops.mock.noise import IntArray
 from ops.mock.pages import Query, page_of
 from ops.mock.provider import PROVIDER, Provider
+from ops.mock.scenario import Fault
+from ops.mock.spoiling import spoiled
 
 _SNAPSHOT_LIMIT = 250
 _REFERENCE_LIMIT = 1000
 _ANY_OF_LIMIT = 250
 _TOO_MANY = "You've exceeded the maximum requests per minute, please wait or upgrade your subscription to continue."
+_NOT_ENTITLED = "You are not entitled to this data. Please upgrade your plan at https://massive.com/pricing"
+_WEB_PAGE = "<html><head><title>502 Bad Gateway</title></head><body><h1>502 Bad Gateway</h1></body></html>"
+
+# Faults of pages need more than one page, also of a small chain.
+_PAGE_FAULTS = (Fault.CURSOR_LOOP, Fault.DUPLICATE_ROWS, Fault.FORBIDDEN_MID_PAGE)
+_SMALL_PAGE = 20
+
 _INDEX_GROUPS = (
     "s_and_p",
     "nasdaq",
@@ -54,21 +64,23 @@ def add_routes(app: web.Application) -> None:
 async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
     """What stands before every endpoint: outages, unknown routes, keys, throttling, malformed parameters."""
     provider = request.app[PROVIDER]
-    if provider.is_dead() and request.transport is not None:
+    if provider.suffers(Fault.OUTAGE) and request.transport is not None:
         request.transport.abort()
         return web.Response(status=503)  # nobody reads it
     if request.match_info.http_exception is not None:
         return web.Response(status=404, text="404 page not found\n")
     if not request.path.startswith(("/v1/", "/v3/")):
         return await handler(request)  # WebSockets authenticate by message
-    if not provider.accepts(_key(request)):
-        return _error(401, "Unknown API Key")
-    if provider.is_throttled():
-        return _error(429, _TOO_MANY)
+    if not provider.accepts(key_of(request)):
+        return error(401, "Unknown API Key")
+    if provider.suffers(Fault.THROTTLED):
+        return _too_many(provider.count_answer(Fault.THROTTLED))
+    if provider.suffers(Fault.HTML_502):
+        return _web_page(provider.count_answer(Fault.HTML_502))
     try:
         return await handler(request)
-    except DataError as error:
-        return _error(400, str(error))
+    except DataError as malformed:
+        return error(400, str(malformed))
 
 
 async def _chain(request: web.Request) -> web.Response:
@@ -76,13 +88,25 @@ async def _chain(request: web.Request) -> web.Response:
     provider.refresh()
     market = provider.market
     query = Query.parse(request.query, _SNAPSHOT_LIMIT)
-    page = page_of(market.listing, _listed(provider, name), query)
+    if any(provider.suffers(fault) for fault in _PAGE_FAULTS):
+        query = replace(query, limit=min(query.limit, _SMALL_PAGE))
     failing = provider.failing_expiration()
-    if any(market.listing.contracts[row].expiration == failing for row in page.rows.tolist()):
-        return _error(500, "internal server error")
+    if failing is not None and query.parameters.get("expiration_date") == failing:
+        return error(500, "internal server error")
+    if query.after is not None and provider.suffers(Fault.FORBIDDEN_MID_PAGE):
+        return json_body({"status": "NOT_AUTHORIZED", "request_id": uuid4().hex, "error": _NOT_ENTITLED}, 403)
+    page = page_of(market.listing, _listed(provider, name), query)
     greeks = name not in INDEX_SYMBOLS
-    results = [rows.snapshot_row(market, row, greeks=greeks) for row in page.rows.tolist()]
-    return _answer(request, results, page.cursor)
+    shown = page.rows.tolist()
+    before = market.listing.row_of.get(query.after or "")
+    if before is not None and provider.suffers(Fault.DUPLICATE_ROWS):
+        shown = [before, *shown]
+    results = [rows.snapshot_row(market, row, greeks=greeks) for row in shown]
+    results = spoiled(results, provider.count_answer(Fault.OI_FLIP), provider.suffers)
+    cursor = page.cursor
+    if shown and provider.suffers(Fault.CURSOR_LOOP):
+        cursor = query.cursor_in_circle(market.listing.contracts[shown[-1]].cid) or cursor
+    return _answer(request, results, cursor)
 
 
 async def _chain_contract(request: web.Request) -> web.Response:
@@ -90,7 +114,7 @@ async def _chain_contract(request: web.Request) -> web.Response:
     provider.refresh()
     row = provider.market.listing.row_of.get(request.match_info["contract"])
     if row is None or row not in _listed(provider, request.match_info["underlying"]):
-        return _error(404, "Options contract not found.")
+        return error(404, "Options contract not found.")
     return _answer(request, rows.snapshot_row(provider.market, row))
 
 
@@ -111,7 +135,7 @@ async def _contract(request: web.Request) -> web.Response:
     provider.refresh()
     row = provider.market.listing.row_of.get(request.match_info["ticker"])
     if row is None:
-        return _error(404, "Options contract not found.")
+        return error(404, "Options contract not found.")
     return _answer(request, rows.contract_row(provider.market, row))
 
 
@@ -136,7 +160,7 @@ async def _status_now(request: web.Request) -> web.Response:
     status = rows.market_status(ts)
     moment = datetime.fromtimestamp(ts, NEW_YORK)
     early, late = moment.time() < trading_days.OPEN, moment.time() >= trading_days.CLOSE
-    return _json(
+    return json_body(
         {
             "market": status,
             "earlyHours": status == "extended-hours" and early,
@@ -153,7 +177,7 @@ async def _status_now(request: web.Request) -> web.Response:
 
 async def _status_upcoming(request: web.Request) -> web.Response:
     today = new_york_date(request.app[PROVIDER].refresh())
-    return _json(
+    return json_body(
         [
             {"date": day.isoformat(), "exchange": exchange, "name": name, "status": "closed"}
             for day, name in trading_days.HOLIDAYS.items()
@@ -202,7 +226,8 @@ def _underlying_or_not_found(provider: Provider, ticker: str) -> rows.Row:
     return rows.not_found_row(ticker)
 
 
-def _key(request: web.Request) -> str:
+def key_of(request: web.Request) -> str:
+    """The API key of a request, from its header or its query; empty without one."""
     scheme, _, token = request.headers.get("Authorization", "").partition(" ")
     return token.strip() if scheme == "Bearer" else request.query.get("apiKey", "")
 
@@ -211,12 +236,29 @@ def _answer(request: web.Request, results: object, cursor: str | None = None) ->
     body: dict[str, Any] = {"request_id": uuid4().hex, "status": "OK", "results": results}
     if cursor is not None:
         body["next_url"] = f"{request.scheme}://{request.host}{request.path}?cursor={cursor}"
-    return _json(body)
+    return json_body(body)
 
 
-def _error(status: int, message: str) -> web.Response:
-    return _json({"status": "ERROR", "request_id": uuid4().hex, "error": message}, status)
+def _too_many(answer: int) -> web.Response:
+    """With a body, with none, and with a word when to come back: in turns."""
+    if answer % 3 == 1:
+        return web.Response(status=429)
+    response = error(429, _TOO_MANY)
+    if answer % 3 == 2:
+        response.headers["Retry-After"] = "1"
+    return response
 
 
-def _json(body: object, status: int = 200) -> web.Response:
+def _web_page(answer: int) -> web.Response:
+    """What a proxy in between says, under its own status or as if all were well: in turns."""
+    return web.Response(status=200 if answer % 2 else 502, text=_WEB_PAGE, content_type="text/html")
+
+
+def error(status: int, message: str) -> web.Response:
+    """An error as the provider words it."""
+    return json_body({"status": "ERROR", "request_id": uuid4().hex, "error": message}, status)
+
+
+def json_body(body: object, status: int = 200) -> web.Response:
+    """An answer in JSON."""
     return web.Response(body=orjson.dumps(body), status=status, content_type="application/json")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, time, timedelta
 
 import numpy as np
 
@@ -58,13 +59,19 @@ def profile_of(symbol: str) -> Profile:
 
 
 class SyntheticSource:
-    """A market of the given symbols. Contracts that a scenario lists later are in `added`."""
+    """A market of the given symbols. Contracts that a scenario lists later are in `added`.
 
-    def __init__(self, symbols: Sequence[str], seed: int, contracts_per_symbol: int) -> None:
+    With `delist_after_s` an expiration leaves the listing so long after it settled, else with its day.
+    """
+
+    def __init__(
+        self, symbols: Sequence[str], seed: int, contracts_per_symbol: int, delist_after_s: float | None = None
+    ) -> None:
         self.symbols = tuple(symbols)
         self.added: list[OptionTicker] = []
         self._seed = seed
         self._contracts_per_symbol = contracts_per_symbol
+        self._delist_after_s = delist_after_s
         self._profiles = {symbol: profile_of(symbol) for symbol in symbols}
         self._levels = np.array([self._profiles[symbol].level for symbol in symbols])
 
@@ -72,13 +79,26 @@ class SyntheticSource:
         """The day whose listing holds at this instant: a new day lists and delists."""
         return new_york_date(ts)
 
+    def listing_end(self, ts: float) -> float:
+        """Until when (epoch seconds) the listing of `ts` holds: midnight, or when the day's expiration leaves it."""
+        day = self.listing_day(ts)
+        leaving, midnight = self._delisting(day), trading_days.at(day + timedelta(days=1), time(0))
+        return min(leaving, midnight) if ts < leaving else midnight
+
     def listing(self, ts: float) -> Listing:
-        """Everything listed on the day of `ts`."""
+        """Everything listed at `ts`."""
         day = self.listing_day(ts)
         contracts = {contract.cid: contract for symbol in self.symbols for contract in self._contracts(symbol, day)}
-        alive = (contract for contract in self.added if contract.expiration >= day.isoformat())
-        contracts.update((contract.cid, contract) for contract in alive)
-        return Listing.of(self.symbols, contracts.values())
+        contracts.update((contract.cid, contract) for contract in self.added)
+        first = day if ts < self._delisting(day) else day + timedelta(days=1)
+        alive = (contract for contract in contracts.values() if contract.expiration >= first.isoformat())
+        return Listing.of(self.symbols, alive)
+
+    def _delisting(self, day: date) -> float:
+        """When expirations of this day leave the listing while the day lasts."""
+        if self._delist_after_s is None:
+            return math.inf
+        return trading_days.at(day, trading_days.CLOSE) + self._delist_after_s
 
     def spots(self, ts: float) -> FloatArray:
         """Spot per symbol, in dollars or index points."""
@@ -123,7 +143,7 @@ class SyntheticSource:
             ask_size=1.0 + np.floor(100.0 * draw("ask")),
             last=np.maximum(last, 5),
             last_size=1.0 + np.floor(20.0 * draw("size")),
-            last_ts=opened + np.round(280.0 * draw("time"), 3),
+            last_ts=np.minimum(opened + np.round(280.0 * draw("time"), 3), round(ts, 3)),
             previous_close=np.maximum(previous.round().astype(np.int64) * 5, 5),
         )
 

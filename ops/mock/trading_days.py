@@ -71,6 +71,11 @@ def third_friday(year: int, month: int) -> date:
     return _trading_day_until(first + _DAY * ((_FRIDAY - first.weekday()) % 7 + 14))
 
 
+def is_third_friday(day: date) -> bool:
+    """Whether the monthly expiration falls on this day."""
+    return day == third_friday(day.year, day.month)
+
+
 def monthly_expirations(day: date, count: int) -> list[date]:
     """The next `count` monthly expirations from `day` on."""
     found: list[date] = []

@@ -26,6 +26,7 @@ from contracts.commit import (
     Write,
     version_field,
 )
+from contracts.compiled import CompiledEpoch, CompiledEpochs
 from contracts.geometry import Plane
 from contracts.keys import Keys, Layer, Stat
 from contracts.messages import (
@@ -51,9 +52,9 @@ from contracts.stage import Entry, Source, Stage
 from contracts.topology import StageName, streams_of
 from contracts.versions import Versions
 from stages.calculate.cuts import compute_cuts
-from stages.calculate.exposure import GammaMode
-from stages.calculate.layers import Cells, CompiledEpoch, CompiledEpochs, KnownTiles, layer_of, layer_write
-from stages.calculate.tiles import compute_tiles, dirty_rows, recompute_cells, touched_cells
+from stages.calculate.exposure import DEFAULT_CONVENTIONS, Conventions
+from stages.calculate.layers import Cells, KnownTiles, layer_of, layer_write
+from stages.calculate.tiles import compute_tiles, computed_count, dirty_rows, recompute_cells, touched_cells
 
 EpochEntries: TypeAlias = "Sequence[Entry[Message]]"
 
@@ -66,7 +67,7 @@ class CalculateSettings:
     """What calculate needs from the settings."""
 
     epoch_ttl_ms: int
-    gamma_mode: GammaMode
+    conventions: Conventions = DEFAULT_CONVENTIONS
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,7 @@ class Calculation:
         count = len(planes)
         reads: list[Read] = [GetFields(keys.active(symbol)), GetFields(keys.versions(epoch))]
         reads += [GetHead(keys.plane(epoch, plane.id, Layer.TILES), HEADER_BYTES) for plane in planes]
-        for layer in (Layer.QUOTES, Layer.CHAIN) if is_tick else (Layer.QUOTES,):
+        for layer in (Layer.QUOTES, Layer.CHAIN, Layer.TRADES) if is_tick else (Layer.QUOTES,):
             reads += [GetValue(keys.plane(epoch, plane.id, layer)) for plane in planes]
         active, fields, *found = await reader.read(*reads)
         assert isinstance(active, dict) and isinstance(fields, dict)
@@ -126,7 +127,7 @@ class Calculation:
         active_epoch = active.get(symbol.encode(), b"").decode() or None
         cuts: list[bytes | None] = [None] * count
         if is_tick and compiled is not None and active_epoch == epoch:
-            cuts = await self._cuts(compiled, entries, blobs[:count], blobs[count:])
+            cuts = await self._cuts(compiled, entries, blobs[:count], blobs[count : 2 * count], blobs[2 * count :])
         states = zip(planes, blobs[:count], tiles, cuts, strict=True)
         return CalculateState(symbol, active_epoch, compiled, versions, tuple(PlaneState(*one) for one in states))
 
@@ -136,10 +137,12 @@ class Calculation:
         entries: EpochEntries,
         quotes: Sequence[bytes | None],
         chains: Sequence[bytes | None],
+        trades: Sequence[bytes | None],
     ) -> list[bytes | None]:
         newest = _newest_tick(entries, compiled.epoch)
+        conventions = self._settings.conventions
         return await self._offload(
-            compute_cuts, compiled.epoch, compiled.listing, newest, self._settings.gamma_mode, quotes, chains
+            compute_cuts, compiled.epoch, compiled.listing, newest, conventions, quotes, chains, trades
         )
 
     # --- step
@@ -226,12 +229,25 @@ class Calculation:
         # a promoted epoch is announced once, as a whole: its first diffs follow the reset
         ahead = None if promoted else Flag(keys.strategy_stream(symbol), encode(PlaneComputed(symbol, epoch, plane.id)))
         marks = EpochMarks(keys.dirty(symbol), keys.clean(symbol), epoch)
+        computed = computed_count(compiled.plans[plane.id], len(touched))
+        counts = {"planes": 1, "tiles_touched": len(touched), "tiles_recomputed": computed}
         writes: list[Write] = [
             write,
             Advance(
-                versions, plane.id, "tiles", "quotes", tiles.version, tiles.watermark, dirty, "published", ahead, marks
+                versions,
+                plane.id,
+                "tiles",
+                "quotes",
+                tiles.version,
+                tiles.watermark,
+                dirty,
+                "published",
+                ahead,
+                marks,
+                keys.latency(Stat.EPOCH, symbol),
+                keys.analytics(Stat.EPOCH, symbol),
             ),
-            Count(keys.analytics(Stat.STRATEGY, symbol), {"planes": 1, "tiles_recomputed": len(touched)}),
+            Count(keys.analytics(Stat.STRATEGY, symbol), counts),
         ]
         return guards, writes
 

@@ -11,8 +11,8 @@ from enum import IntFlag
 import numpy as np
 import numpy.typing as npt
 
+from contracts.plan import Plan
 from contracts.planes import UNKNOWN, Array, Ints
-from stages.calculate.plan import Plan
 
 Rows = npt.NDArray[np.integer]
 
@@ -55,11 +55,16 @@ def recompute_tiles(plan: Plan, quotes: Array, cells: Ints, rows: Rows) -> Ints:
 
 def recompute_cells(plan: Plan, quotes: Array, cells: Ints, touched: npt.NDArray[np.intp]) -> Ints:
     """A copy of `cells` where the `touched` ones are computed again."""
-    if 2 * len(touched) > plan.cell_count:
+    if computed_count(plan, len(touched)) > len(touched):
         return compute_tiles(plan, quotes)
     result = cells.copy(order="K")  # the layout of the blob stays, so encoding it is no work
     result[:, touched] = _price(plan, quotes, touched)
     return result
+
+
+def computed_count(plan: Plan, touched: int) -> int:
+    """How many cells are computed for so many touched ones: all of a plane when that is at most half as many again."""
+    return plan.cell_count if 3 * touched > 2 * plan.cell_count else touched
 
 
 def touched_cells(plan: Plan, rows: Rows) -> npt.NDArray[np.intp]:

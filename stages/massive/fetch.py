@@ -28,8 +28,8 @@ from contracts.ports import GetFields, GetValue, Reader
 from contracts.snapshot import ChainSnapshot, encode_snapshot
 from contracts.stage import Entry, Source
 from contracts.topology import StageName, streams_of
-from stages.massive.rest import Chain, Spot
-from stages.massive.rows import Surface, at_market_time, read_surface
+from stages.massive.rest import Chain, PageRefusedError, Spot
+from stages.massive.rows import Surface, read_surface
 from stages.massive.window import (
     Windows,
     WindowSettings,
@@ -44,7 +44,7 @@ from stages.massive.window import (
 
 log = structlog.get_logger("fetch")
 
-JOB_BATCH = 16
+JOB_BATCH = 1  # a consumer takes one job at a time: the next one goes to whoever is free
 PROGRESS_EVERY_S = 5.0
 CLOCK_TOLERANCE_S = 2.0  # the provider tells whole seconds: a smaller difference is no news
 PROBE = 0.01  # of the spot: how far around it a volatility is looked for before the first window
@@ -52,6 +52,10 @@ PROBE = 0.01  # of the spot: how far around it a volatility is looked for before
 UNAVAILABLE = "unavailable"  # the provider could not answer for this expiration
 MALFORMED = "malformed"  # it answered with something nobody can use
 INCOMPLETE = "incomplete"  # no full surface: calls or puts are missing
+REFUSED = "refused"  # it refused a page after it had given others
+
+# upper bounds of the latency histogram, seconds; what takes longer counts under `inf`
+LATENCY_BOUNDS_S = (0.25, 0.5, 1, 2, 5, 10, 30, 60, 300)
 
 T = TypeVar("T")
 
@@ -96,11 +100,12 @@ class FetchSettings:
     snapshot_ttl_ms: int
     window: WindowSettings = field(default_factory=WindowSettings)
     parallel: int = 4  # expirations asked for at the same time
+    budgeted: bool = False  # requests are limited: what a fetch takes says nothing about the provider
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """An expiration that did not arrive: UNAVAILABLE, MALFORMED or INCOMPLETE, in words, and when to come back."""
+    """An expiration that did not arrive: UNAVAILABLE, MALFORMED ..., in words, and when to come back."""
 
     kind: str
     reason: str
@@ -118,13 +123,9 @@ class Fetched:
     spot: Spot | None
     windows: Windows
     clock: MarketClock
+    market_ts: float  # as the fetch began
     ended_ts: float
     latency_s: float
-
-    @property
-    def market_ts(self) -> float:
-        """The market clock at the end of the fetch."""
-        return self.clock.market_time(self.ended_ts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,13 +173,13 @@ class Fetching:
     async def _fetch(self, symbol: str, windows: Windows, clock: MarketClock, known: Spot | None) -> Fetched:
         started = time.monotonic()
         clock = await self._clock(clock)
-        expirations = await self._expirations(symbol, clock)
+        # one moment for the whole fetch: what settles while it lasts is the next one's to say, and makes one change
+        market_ts = clock.market_time(time.time())
+        expirations = await self._expirations(symbol, market_ts)
         spot = _newer_spot(await self._spot(symbol, clock), known)
-        windows = await self._planned(symbol, expirations, windows, spot, clock)
-        chains = await self._chains(symbol, expirations, windows, clock)
-        ended = time.time()
-        market_ts = clock.market_time(ended)
-        surfaces = {one.expiration: at_market_time(one, market_ts) for one, _ in chains if isinstance(one, Surface)}
+        windows = await self._planned(symbol, expirations, windows, spot, market_ts)
+        chains = await self._chains(symbol, expirations, windows, market_ts)
+        surfaces = {one.expiration: one for one, _ in chains if isinstance(one, Surface)}
         failures = {
             expiration: one
             for expiration, (one, _) in zip(expirations, chains, strict=True)
@@ -193,7 +194,8 @@ class Fetching:
             spot=spot,
             windows=_with_volatilities(windows, surfaces, spot, market_ts),
             clock=clock,
-            ended_ts=ended,
+            market_ts=market_ts,
+            ended_ts=time.time(),
             latency_s=time.monotonic() - started,
         )
 
@@ -205,9 +207,9 @@ class Fetching:
             log.warning("market_clock_unknown", reason=str(error))
             return known
 
-    async def _expirations(self, symbol: str, clock: MarketClock) -> list[str]:
+    async def _expirations(self, symbol: str, market_ts: float) -> list[str]:
         try:
-            return await self._client.expirations(symbol, self._settings.expirations, clock.market_time(time.time()))
+            return await self._client.expirations(symbol, self._settings.expirations, market_ts)
         except DataError as error:  # the provider is at fault, not the job
             raise TransientError(f"no listing of {symbol}: {error}") from error
 
@@ -222,13 +224,14 @@ class Fetching:
         return replace(spot, ts=clock.market_time(time.time()))  # without a stamp it is as old as its answer
 
     async def _planned(
-        self, symbol: str, expirations: Sequence[str], previous: Windows, spot: Spot | None, clock: MarketClock
+        self, symbol: str, expirations: Sequence[str], previous: Windows, spot: Spot | None, market_ts: float
     ) -> Windows:
         """The windows of this fetch; new ones are snapped outwards to listed strikes."""
-        market_ts = clock.market_time(time.time())
         windows = in_session(previous, market_ts)
         if self._settings.window.unlimited or spot is None:
             return windows
+        if self._settings.budgeted:  # what a probe and the listed strikes would cost is better spent on the chain
+            return plan_windows(windows, symbol, expirations, spot.value, market_ts, self._settings.window)
         if self._settings.window.points is None:
             unknown = [expiration for expiration in expirations if expiration not in windows.sigma]
             found = await _together(self._probed_sigma(symbol, one, spot.value, market_ts) for one in unknown)
@@ -261,18 +264,18 @@ class Fetching:
             return None, None
 
     async def _chains(
-        self, symbol: str, expirations: Sequence[str], windows: Windows, clock: MarketClock
+        self, symbol: str, expirations: Sequence[str], windows: Windows, market_ts: float
     ) -> list[tuple[Surface | Failure, int]]:
         limit = asyncio.Semaphore(self._settings.parallel)
 
         async def fetched(expiration: str) -> tuple[Surface | Failure, int]:
             async with limit:
-                return await self._surface(symbol, expiration, windows, clock)
+                return await self._surface(symbol, expiration, windows, market_ts)
 
         return await _together(fetched(expiration) for expiration in expirations)
 
     async def _surface(
-        self, symbol: str, expiration: str, windows: Windows, clock: MarketClock
+        self, symbol: str, expiration: str, windows: Windows, market_ts: float
     ) -> tuple[Surface | Failure, int]:
         """One expiration, whole or not at all, and the pages it took."""
         low, high = (None, None) if self._settings.window.unlimited else windows.kept.get(expiration, (None, None))
@@ -281,8 +284,8 @@ class Fetching:
         except TransientError as error:
             return Failure(UNAVAILABLE, str(error), error.retry_after_s), 0
         except DataError as error:
-            return Failure(MALFORMED, str(error)), 0
-        surface = read_surface(expiration, chain.rows, clock.market_time(time.time()))
+            return Failure(REFUSED if isinstance(error, PageRefusedError) else MALFORMED, str(error)), 0
+        surface = read_surface(expiration, chain.rows, market_ts)
         if surface.missing:
             return Failure(INCOMPLETE, f"{symbol} {expiration}: {surface.missing} among {len(chain.rows)} rows"), 0
         return surface, chain.pages
@@ -357,9 +360,9 @@ class Fetching:
         )
 
     def _published(self, symbol: str, snapshots: Mapping[str, tuple[str, bytes]], fetched: Fetched) -> Iterable[Write]:
-        # a slow provider stretches the pause: what it told last must live until it tells again
+        # a slow provider or a small budget stretches the time between fetches: what was told must live until the next
         keep = self._settings.snapshot_ttl_ms
-        ttl = keep and max(keep, round(2000 * self._pause_s(fetched)))
+        ttl = keep and max(keep, round(2000 * self._period_s(fetched)))
         for key, body in snapshots.values():
             yield SetValue(key, body, ttl)
         for expiration, (key, _) in snapshots.items():
@@ -371,6 +374,7 @@ class Fetching:
             "fetch": number,
             "not_before_ts": fetched.ended_ts + self._pause_s(fetched),
             "latency_s": fetched.latency_s,
+            "period_s": self._period_s(fetched),
             "failed": msgspec.json.encode({one: failure.reason for one, failure in fetched.failures.items()}),
             **encode_windows(fetched.windows),
         }
@@ -380,7 +384,12 @@ class Fetching:
         settled = not fetched.clock.is_open and not fetched.failures
         interval = self._settings.interval_closed_s if settled else self._settings.interval_s
         asked = [failure.retry_after_s or 0.0 for failure in fetched.failures.values()]
-        return max(interval, 2 * fetched.latency_s, *asked)
+        slow = 0.0 if self._settings.budgeted else 2 * fetched.latency_s
+        return max(interval, slow, *asked)
+
+    def _period_s(self, fetched: Fetched) -> float:
+        """How long until the next fetch has ended, if it takes as long as this one."""
+        return self._pause_s(fetched) + fetched.latency_s
 
     def _spot_write(self, symbol: str, spot: Spot | None) -> Iterable[Write]:
         if spot is None or spot.ts is None:
@@ -410,6 +419,7 @@ def massive_source(
         fetching.load,
         fetching.step,
         concurrent=True,
+        in_background=lambda message: True,  # a symbol's fetch waits for nobody else's
     )
 
 
@@ -437,6 +447,7 @@ def _completed(symbol: str, number: int, fetched: Fetched, received: dict[str, s
         failed=tuple(fetched.failures),
         spot=fetched.spot.value if fetched.spot else None,
         spot_ts=fetched.spot.ts if fetched.spot else None,
+        ended_ts=fetched.ended_ts,
     )
 
 
@@ -444,12 +455,19 @@ def _counts(fetched: Fetched) -> dict[str, int]:
     counts = Counter({"fetches": 1, "pages": fetched.pages, "expirations": len(fetched.surfaces)})
     counts["failed_expirations"] = len(fetched.failures)
     counts["empty_listings"] = not fetched.requested
+    counts[latency_bucket(fetched.latency_s)] = 1
     for failure in fetched.failures.values():
         counts[f"failed_{failure.kind}"] += 1
     for surface in fetched.surfaces.values():
         counts["rows"] += len(surface.rows)
         counts.update(surface.counts)
     return {name: int(count) for name, count in counts.items() if count}
+
+
+def latency_bucket(latency_s: float) -> str:
+    """The counter of the latency histogram that a fetch falls into: `latency_le_{bound}`, not cumulative."""
+    bound = next((bound for bound in LATENCY_BOUNDS_S if latency_s <= bound), float("inf"))
+    return f"latency_le_{bound:g}"
 
 
 def _require_something(symbol: str, surfaces: Mapping[str, Surface], failures: Mapping[str, Failure]) -> None:

@@ -6,12 +6,14 @@ The key travels in the `Authorization` header only: never in a URL, a log or an 
 
 from __future__ import annotations
 
+import random
 import ssl
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
 from datetime import date, datetime
-from typing import Any
+from typing import Any, Protocol, TypeAlias
 from urllib.parse import quote
 
 import aiohttp
@@ -32,6 +34,9 @@ MAX_EXPIRATIONS = 1000
 REQUEST_TIMEOUT_S = 15.0
 CONNECT_TIMEOUT_S = 5.0
 LONGEST_RETRY_AFTER_S = 60.0
+FIRST_HOLD_S = 1.0  # after a 429 that does not say how long; doubles with each one that follows
+
+_FAULTS: Mapping[int, str] = {401: "key_refused", 403: "not_entitled", 404: "not_found", 429: "throttled"}
 
 _CHAIN = "/v3/snapshot/options/"
 _INDICES = "/v3/snapshot/indices"
@@ -40,6 +45,42 @@ _STATUS = "/v1/marketstatus/now"
 
 class NotEntitledError(FatalError):
     """The key is fine, its plan does not include what was asked for."""
+
+
+class PageRefusedError(DataError):
+    """A page after the first is not ours to read: the chain cannot be had as a whole; the key itself is fine."""
+
+
+class Budget(Protocol):
+    """The requests of all who use this key."""
+
+    async def wait(self) -> None:
+        """Return when one more request may be sent."""
+        ...
+
+    async def hold(self, seconds: float) -> None:
+        """The provider wants nobody to ask for so long."""
+        ...
+
+
+# keeps the body of an answer: path and query as asked, receive time (epoch seconds), raw bytes
+Recorder: TypeAlias = "Callable[[str, float, bytes], Awaitable[None]]"
+
+
+@dataclass
+class RestActivity:
+    """What a client did since somebody last looked. `faults` by kind: throttled, timeout, tls, ..."""
+
+    requests: int = 0
+    bytes: int = 0
+    budget_wait_ms: int = 0
+    faults: Counter[str] = field(default_factory=Counter)
+
+    def counts(self) -> dict[str, int]:
+        """The figures by name, those that are not zero."""
+        found = {"requests": self.requests, "bytes": self.bytes, "budget_wait_ms": self.budget_wait_ms}
+        found |= {f"fault_{kind}": count for kind, count in self.faults.items()}
+        return {name: count for name, count in found.items() if count}
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,12 +119,18 @@ class ProviderClient:
         *,
         timeout_s: float = REQUEST_TIMEOUT_S,
         max_pages: int = MAX_PAGES,
+        budget: Budget | None = None,
+        recorder: Recorder | None = None,
     ) -> None:
+        self.activity = RestActivity()
         self._base = _base_url(rest_url)
         self._key = api_key
         self._session = session
         self._timeout = aiohttp.ClientTimeout(total=timeout_s, connect=min(CONNECT_TIMEOUT_S, timeout_s))
         self._max_pages = max_pages
+        self._budget = budget
+        self._recorder = recorder
+        self._throttled = 0  # times in a row
         self._without_indices = False  # the plan has no index values: said once, then not asked for again
 
     # --- what the pipeline asks
@@ -203,14 +250,22 @@ class ProviderClient:
         url: URL | None = first
         while url is not None:
             if url in seen:
-                raise DataError(f"{self._origin}{url.path}: pages lead in a circle after {len(seen)}")
+                raise self._unusable("page_loop", f"{url.path}: pages lead in a circle after {len(seen)}")
             if len(seen) == self._max_pages:
-                raise DataError(f"{self._origin}{url.path}: more than {self._max_pages} pages")
+                raise self._unusable("page_cap", f"{url.path}: more than {self._max_pages} pages")
             seen.add(url)
-            body = await self._get(url)
+            body = await self._page(url, len(seen))
             rows += self._results(body)
             url = self._next(body)
         return Chain(rows, len(seen))
+
+    async def _page(self, url: URL, number: int) -> Row:
+        try:
+            return await self._get(url)
+        except NotEntitledError as error:
+            if number == 1:
+                raise
+            raise PageRefusedError(f"page {number} was refused after the others were given: {error}") from None
 
     def _next(self, body: Row) -> URL | None:
         text = body.get("next_url")
@@ -220,10 +275,16 @@ class ProviderClient:
             url = self._base.join(URL(str(text), encoded=True))
             foreign = url.origin() != self._base.origin()
         except ValueError:
-            raise DataError(f"{self._origin}: next_url is no URL") from None
+            raise self._unusable("next_url", ": next_url is no URL") from None
         if foreign:
-            raise DataError(f"{self._origin}: next_url leads to another origin, {url.origin()}; our key stays here")
+            raise self._unusable(
+                "foreign_origin", f": next_url leads to another origin, {url.origin()}; our key stays here"
+            )
         return url
+
+    def _unusable(self, kind: str, words: str) -> DataError:
+        self.activity.faults[kind] += 1
+        return DataError(f"{self._origin}{words}")
 
     def _results(self, body: Row) -> list[Row]:
         results = body.get("results", [])
@@ -233,6 +294,22 @@ class ProviderClient:
 
     async def _get(self, url: URL) -> Row:
         where = f"{self._origin}{url.path}"
+        await self._wait_for_budget()
+        self.activity.requests += 1
+        status, retry_after, body = await self._answer(url)
+        self.activity.bytes += len(body)
+        if status == 429:
+            await self._hold(_wait_s(retry_after))
+            raise self._error(status, where, body, retry_after)
+        self._throttled = 0
+        if status != 200:
+            raise self._error(status, where, body, retry_after)
+        if self._recorder is not None:
+            await self._recorder(self._without_key(url.raw_path_qs), time.time(), self._blank_key(body))
+        return self._decoded(where, body)
+
+    async def _answer(self, url: URL) -> tuple[int, str | None, bytes]:
+        """Status, Retry-After and body of one request; what prevents an answer is a TransientError."""
         headers = {"Authorization": f"Bearer {self._key}", "Accept": "application/json"}
         try:
             # a redirect would carry the key elsewhere, or hide a wrong MASSIVE_REST_URL
@@ -240,36 +317,50 @@ class ProviderClient:
                 url, headers=headers, timeout=self._timeout, allow_redirects=False
             ) as response:
                 body = await response.read()
-                status, retry_after = response.status, response.headers.get("Retry-After")
+                return response.status, response.headers.get("Retry-After"), body
         except (aiohttp.ClientSSLError, ssl.SSLError) as error:
-            raise TransientError(f"provider at {self._origin}: TLS failed ({error}); check MASSIVE_REST_URL") from None
+            kind, words = "tls", f": TLS failed ({error}); check MASSIVE_REST_URL"
         except TimeoutError:
-            raise TransientError(
-                f"provider at {self._origin} did not answer within {self._timeout.total:g} s"
-            ) from None
+            kind, words = "timeout", f" did not answer within {self._timeout.total:g} s"
         except (aiohttp.ClientError, OSError) as error:
-            reason = str(error) or type(error).__name__
-            raise TransientError(f"provider at {self._origin} cannot be reached: {reason}") from None
-        if status != 200:
-            raise self._error(status, where, body, retry_after)
-        return self._decoded(where, body)
+            kind, words = "unreachable", f" cannot be reached: {str(error) or type(error).__name__}"
+        self.activity.faults[kind] += 1
+        raise TransientError(f"provider at {self._origin}{words}")
+
+    async def _wait_for_budget(self) -> None:
+        if self._budget is None:
+            return
+        started = time.monotonic()
+        await self._budget.wait()
+        self.activity.budget_wait_ms += round((time.monotonic() - started) * 1000)
+
+    async def _hold(self, asked_s: float | None) -> None:
+        """After a 429: everybody waits, for as long as it says, else longer each time."""
+        grown_s = min(LONGEST_RETRY_AFTER_S, FIRST_HOLD_S * 2**self._throttled) * random.uniform(0.5, 1.0)
+        self._throttled = min(self._throttled + 1, 10)
+        if self._budget is not None:
+            await self._budget.hold(grown_s if asked_s is None else asked_s)
 
     def _decoded(self, where: str, body: bytes) -> Row:
         try:
             decoded: object = msgspec.json.decode(body)
         except (msgspec.DecodeError, UnicodeDecodeError):
+            self.activity.faults["not_json"] += 1
             raise TransientError(f"{where} answered with something that is not JSON") from None
         if not isinstance(decoded, dict):
+            self.activity.faults["not_json"] += 1
             raise TransientError(f"{where} answered with something that is not an object")
         if decoded.get("status") == "NOT_AUTHORIZED":
             raise self._error(403, where, body, None)
         if decoded.get("status") == "ERROR":
+            self.activity.faults["error_status"] += 1
             raise TransientError(f"{where} failed: {self._said(body)}")
         return decoded
 
     def _error(self, status: int, where: str, body: bytes, retry_after: str | None) -> Exception:
         """What an HTTP status means for us, in one line."""
         answer = f"(it answered {status}: {self._said(body)})"
+        self.activity.faults[_FAULTS.get(status, f"http_{status // 100}xx")] += 1
         match status:
             case 401:
                 return FatalError(
@@ -293,7 +384,15 @@ class ProviderClient:
             return "no JSON" if body else "nothing"
         text = decoded.get("error") or decoded.get("message") if isinstance(decoded, dict) else None
         words = " ".join(str(text or "no reason given").split())[:200]
-        return words.replace(self._key, "***") if self._key else words
+        return self._without_key(words)
+
+    def _without_key(self, text: str) -> str:
+        return text.replace(self._key, "***") if self._key else text
+
+    def _blank_key(self, body: bytes) -> bytes:
+        """The body as it came, unless the provider repeats our key in it."""
+        key = self._key.encode()
+        return body.replace(key, b"*" * len(key)) if key and key in body else body
 
 
 def _base_url(rest_url: str) -> URL:

@@ -9,10 +9,8 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
-
-import msgspec
 
 from contracts.errors import DataError
 from contracts.snapshot import ChainRow
@@ -37,6 +35,54 @@ BAD_QUOTE = "bad_quotes"  # bid or ask negative, below a cent, absurd: both side
 BAD_TRADE = "bad_trades"  # the same of the last price
 DUPLICATE = "duplicate_rows"
 REFUSED = "refused_rows"
+ONE_SIDED = "one_sided_strikes"  # of a root: the call or the put is not there
+ADJUSTED = "adjusted_rows"
+WITHOUT_GREEKS = "rows_without_greeks"
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One line of what is checked before anything is published; `counter` in `massive:chain:analytics`.
+
+    `verdict`: repaired (the rest of the row or surface goes on), flagged (published as it is, counted), refused (the
+    row is left out) or failed (the expiration is: its plane keeps what it had).
+    """
+
+    found: str
+    verdict: str
+    action: str
+    counter: str
+
+
+CHECKS: tuple[Check, ...] = (
+    Check("two rows of one contract, on one page or on several", "repaired", "the newer quote stays", DUPLICATE),
+    Check("bid or ask negative, no whole cents, absurd", "repaired", "the row's quote is unknown", BAD_QUOTE),
+    Check("last price negative, no whole cents, absurd", "repaired", "the row's trade is unknown", BAD_TRADE),
+    Check("`day`, `greeks`, `last_quote`, `last_trade` absent or `{}`", "repaired", "those values are unknown", "-"),
+    Check("greeks absent or not numbers", "flagged", "published without; models say so", WITHOUT_GREEKS),
+    Check("a strike with a call and no put of its root, or none the other way", "flagged", "published", ONE_SIDED),
+    Check(
+        "shares per contract other than 100, root of an adjusted series", "flagged", "listed, not eligible", ADJUSTED
+    ),
+    Check("no ticker, or none we can parse", "refused", "left out", "refused_ticker"),
+    Check(
+        "ticker and details tell two expirations, or not the one asked for", "refused", "left out", "refused_expiration"
+    ),
+    Check("ticker and details tell two sides, or the type is `other`", "refused", "left out", "refused_type"),
+    Check("ticker and details tell two strikes", "refused", "left out", "refused_strike"),
+    Check("shares per contract no positive whole number", "refused", "left out", "refused_multiplier"),
+    Check("an expiration without any call, any put, or any row", "failed", "not published", "failed_incomplete"),
+    Check(
+        "pages in a circle, without end, or leading to another origin", "failed", "not published", "failed_malformed"
+    ),
+    Check("a page refused (403) after others were given", "failed", "not published", "failed_refused"),
+    Check(
+        "a page that did not come (timeout, TLS, 404, 429, 5xx, no JSON)",
+        "failed",
+        "not published",
+        "failed_unavailable",
+    ),
+)
 
 _EXERCISES = frozenset({"american", "european", "bermudan"})
 _NOTHING: Mapping[str, Any] = {}
@@ -83,12 +129,8 @@ def read_surface(expiration: str, raw_rows: Iterable[object], market_ts: float) 
         if before is None or (read.row.quote_ts or 0.0) >= (before.quote_ts or 0.0):
             newest[read.row.id] = read.row
     rows = tuple(sorted(newest.values(), key=lambda row: (row.root, row.strike, row.type)))
+    counts.update(_flags(rows))
     return Surface(expiration, rows, {name: count for name, count in counts.items() if count}, _missing(rows))
-
-
-def at_market_time(surface: Surface, market_ts: float) -> Surface:
-    """The same surface with eligibility at another market time (epoch seconds)."""
-    return replace(surface, rows=tuple(_restamped(row, surface.expiration, market_ts) for row in surface.rows))
 
 
 def read_row(raw: object, expiration: str, market_ts: float) -> ReadRow | Refused:
@@ -169,9 +211,15 @@ def _missing(rows: Iterable[ChainRow]) -> str:
     return " and ".join(f"no {side}s" for side in (CALL, PUT) if side not in sides)
 
 
-def _restamped(row: ChainRow, expiration: str, market_ts: float) -> ChainRow:
-    eligible = eligibility(row.root, expiration, row.multiplier, market_ts)
-    return row if eligible == row.eligible else msgspec.structs.replace(row, eligible=eligible)
+def _flags(rows: Iterable[ChainRow]) -> dict[str, int]:
+    """What is published as it is, and counted."""
+    rows = tuple(rows)
+    sides = Counter((row.root, row.strike) for row in rows)
+    return {
+        ONE_SIDED: sum(count == 1 for count in sides.values()),
+        ADJUSTED: sum(row.eligible == "adjusted" for row in rows),
+        WITHOUT_GREEKS: sum(row.delta is None or row.gamma is None for row in rows),
+    }
 
 
 def _disagreement(ticker: OptionTicker, details: Mapping[str, Any], expiration: str, multiplier: int) -> str:

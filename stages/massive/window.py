@@ -7,10 +7,11 @@ snapped outwards to listed strikes. Kept windows change only when the wanted one
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import sqrt
 from typing import Literal, TypeAlias
+from zlib import crc32
 
 import msgspec
 
@@ -143,6 +144,26 @@ def nearest_first(listings: Iterable[Listing], spot: float | None, limit: int) -
         key=lambda one: (0.0 if spot is None else abs(one.strike_milli / 1000 - spot), one.expiration, one.cid),
     )
     return [listing.cid for listing in order[:limit]]
+
+
+def steady_selection(ranked: Sequence[str], held: Collection[str], limit: int, border: int) -> list[str]:
+    """The tickers one connection carries: the `limit` most wanted, but none at the border changes for little.
+
+    `ranked`: most wanted first. What is held stays while its rank is below limit + border; what is not held enters
+    with a rank below limit - border, or where there is room.
+    """
+    border = min(border, limit)
+    core = ranked[: limit - border]
+    edge = ranked[limit - border : limit + border]
+    staying = [ticker for ticker in edge if ticker in held]
+    entering = [ticker for ticker in edge if ticker not in held]
+    chosen = {*core, *[*staying, *entering][: limit - len(core)]}
+    return [ticker for ticker in ranked[: limit + border] if ticker in chosen]
+
+
+def shard_of(ticker: str, shards: int) -> int:
+    """Which of so many connections carries a contract: the same one for as long as their number is the same."""
+    return crc32(ticker.encode()) % shards
 
 
 def _joined(before: Range | None, now: Range) -> Range:

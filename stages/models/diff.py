@@ -1,44 +1,24 @@
-"""Published changes of a plane: `diff` and `reset` event data, and how a client applies them (models.md 6).
+"""Published changes of a plane: `diff` and `reset` event data (models.md 6).
 
 Prices travel as integers (mid2 in half-cents, buy and sell in cents), null where there is none. `cells` of a
-diff holds the first cell number, then the gaps, so that neighbouring cells cost two characters each.
+diff holds the first cell number, then the gaps, so that neighbouring cells cost two characters each. How a client
+applies them: contracts/published.py.
 """
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Sequence
-from typing import Annotated
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 import orjson
 
-from contracts.errors import DataError
 from contracts.geometry import Plane
+from contracts.plan import Plan, cell_labels, points, width_axis
 from contracts.planes import TILE_FIELDS, UNKNOWN, Ints
-from stages.calculate.plan import Plan, cell_labels, points, width_axis
+from contracts.published import cells_crc
 
 Indices = npt.NDArray[np.intp]
-
-Int32 = Annotated[int, msgspec.Meta(ge=UNKNOWN + 1, le=2**31 - 1)]
-
-
-class DiffData(msgspec.Struct, frozen=True, rename={"from_version": "from", "to_version": "to"}):
-    """The data of a `diff` event: cells of one plane that changed between two versions."""
-
-    epoch: str
-    plane: str
-    from_version: int
-    to_version: int
-    complete_to: float | None
-    cells: list[int]
-    mid2: list[Int32 | None]
-    buy: list[Int32 | None]
-    sell: list[Int32 | None]
-    flags: list[Int32]
-    crc: int | None = None
 
 
 def diff_cells(before: Ints | None, after: Ints) -> Indices:
@@ -110,31 +90,6 @@ def encode_reset(
             "planes": [orjson.Fragment(plane) for plane in planes],
         }
     )
-
-
-def apply_diff(cells: Ints, data: bytes) -> Ints:
-    """The cells after a diff; `DataError` if it does not fit them or its checksum disagrees."""
-    try:
-        diff = msgspec.json.decode(data, type=DiffData)
-    except (msgspec.ValidationError, msgspec.DecodeError) as error:
-        raise DataError(f"diff: {error}") from error
-    changed = np.cumsum(np.array(diff.cells, np.int64))
-    columns: tuple[Sequence[int | None], ...] = (diff.mid2, diff.buy, diff.sell, diff.flags)
-    if any(len(column) != len(changed) for column in columns):
-        raise DataError("diff: its columns differ in length")
-    if len(changed) and (changed.min() < 0 or changed.max() >= cells.shape[1]):
-        raise DataError(f"diff: names a cell outside the plane's {cells.shape[1]}")
-    result = cells.copy()
-    for row, column in enumerate(columns):
-        result[row, changed] = [UNKNOWN if value is None else value for value in column]
-    if diff.crc is not None and diff.crc != cells_crc(result):
-        raise DataError(f"diff: plane {diff.plane} at version {diff.to_version} does not have the announced checksum")
-    return result
-
-
-def cells_crc(cells: Ints) -> int:
-    """CRC-32 of mid2, buy, sell, flags one after the other, as little-endian int32 in cell order."""
-    return zlib.crc32(cells.astype("<i4", copy=False).tobytes())
 
 
 def _columns(cells: Ints) -> dict[str, list[int | None]]:

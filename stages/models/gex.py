@@ -2,50 +2,121 @@
 
 Built from the cuts of all planes. Sums run in one fixed order (planes by settlement, contracts by strike,
 calls before puts), and totals are the sums of `by_strike` in its order: the same cuts give the same bits.
-This version covers the sums and the levels that need the provider's gamma only.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from contracts.analytics import MODEL_VERSION, AnalyticsCut, Moment, Reason, Source
+from contracts.analytics import MODEL_VERSION, AnalyticsCut, ForwardSource, Moment, Reason, Source
 from contracts.geometry import Geometry, Plane
-from contracts.symbology import CALL, days_to_expiration
-from stages.calculate.plan import points
+from contracts.plan import points
+from contracts.symbology import days_to_expiration
+from stages.models.board import (
+    NO_EXPOSURES,
+    NO_FRONT_PLANE,
+    NO_SPOT,
+    NO_VOLATILITY,
+    NOT_COMPUTED,
+    Board,
+    Floats,
+    Json,
+    Mask,
+    Milli,
+    front_plane,
+    gather,
+    number,
+    numbers,
+    sum_in_order,
+)
+from stages.models.levels import MAX_PAIN_METHOD, flip, max_pain, walls
+from stages.models.profile import GammaProfile, gamma_profiles, total_profile
 
 UNIT = "usd_per_1pct"
 SIGN_CONVENTION = "calls+ puts-"
 T_CONVENTION = "minutes to settlement / 525600, at least 1 minute"
+EXPOSURE_UNITS = {
+    "delta": "usd",
+    "vanna": "usd of delta per volatility point",
+    "charm_15m": "usd of delta per 15 minutes of market time",
+}
+EXPIRED = "expired"
 MINUTES_PER_YEAR = 525_600
-
-NO_SPOT = "no_spot"
-NO_EXPOSURES = "no_exposures"  # every contract was left out: `dropped` says why
-NO_CANDIDATE = "no_candidate"  # no strike on that side of spot carries any
-NOT_COMPUTED = "not_computed"
-
-Json = dict[str, Any]
-Floats = npt.NDArray[np.float64]
-Mask = npt.NDArray[np.bool_]
 
 
 def gex_model(moment: Moment, geometry: Geometry, cuts: Mapping[str, AnalyticsCut], rate: float) -> Json:
     """The message `massive:gex:model:{U}` from the cuts of the planes, by plane id.
 
     Values are US dollars of delta per 1 % move (`gamma_oi`: gamma times contracts times multiplier). `calls`
-    and `puts` are the sums of `by_strike`, `net` is calls + puts, `abs` calls - puts. In `by_strike` a side
-    without any summed contract adds 0. Without spot or exposures values are null and `reason` says why.
+    and `puts` are the sums of `by_strike`, `net` is calls + puts, `abs` calls - puts. A side without any summed
+    contract is null and adds nothing. Without spot or exposures values are null and `reason` says why.
     """
-    contracts = _gather(geometry, cuts)
-    summed = contracts.summed(moment)
-    strikes, calls, puts = _by_strike(contracts, summed)
-    reason = NO_SPOT if moment.spot is None else None if len(strikes) else NO_EXPOSURES
-    total_calls, total_puts = _sum_in_order(calls), _sum_in_order(puts)
+    return gex_messages(moment, geometry, cuts, rate)[0]
+
+
+def gex_messages(
+    moment: Moment, geometry: Geometry, cuts: Mapping[str, AnalyticsCut], rate: float
+) -> tuple[Json, dict[str, Json]]:
+    """The whole model, and by side the messages `massive:gex:model:{U}:calls` and `...:puts`.
+
+    A side holds signed exposure summed over roots; only strikes with a summed contract of that side appear.
+    """
+    board = gather(geometry, cuts)
+    sums = _Sums.of(board)
+    head = {"ts": moment.ts, "symbol": moment.symbol, "epoch": moment.epoch, "unit": UNIT}
+    sides = {
+        "calls": {**head, "expirations": _side_by_expiration(board, sums.summed & board.is_call)},
+        "puts": {**head, "expirations": _side_by_expiration(board, sums.summed & ~board.is_call)},
+    }
+    return _whole(moment, geometry, cuts, board, sums, rate), sides
+
+
+class _Sums:
+    """Exposure by strike, of the contracts that enter the sums. Strikes ascend."""
+
+    def __init__(self, board: Board, summed: Mask) -> None:
+        self.summed = summed
+        self.strikes: Milli
+        self.strikes, at = np.unique(board.strike_milli[summed], return_inverse=True)
+        self.at: npt.NDArray[np.intp] = at
+        gex, is_call = board.exposures["gex"][summed], board.is_call[summed]
+        # bincount adds in the order of its input
+        self.calls, self.has_calls = self.by_strike(gex, is_call)
+        self.puts, self.has_puts = self.by_strike(gex, ~is_call)
+        self.total_calls = sum_in_order(self.calls[self.has_calls])
+        self.total_puts = sum_in_order(self.puts[self.has_puts])
+
+    @classmethod
+    def of(cls, board: Board) -> _Sums:
+        """The sums of a board; without spot no contract has an exposure and nothing is summed."""
+        return cls(board, board.kept & np.isfinite(board.exposures["gex"]))
+
+    def by_strike(self, values: Floats, where: Mask) -> tuple[Floats, Mask]:
+        """Some values of the summed contracts added by strike, and at which strikes there were any."""
+        at, count = self.at[where], len(self.strikes)
+        added: Floats = np.bincount(at, values[where], count).astype(np.float64)
+        return added, np.bincount(at, minlength=count) > 0
+
+
+def _whole(
+    moment: Moment,
+    geometry: Geometry,
+    cuts: Mapping[str, AnalyticsCut],
+    board: Board,
+    sums: _Sums,
+    rate: float,
+) -> Json:
+    reason = NO_SPOT if moment.spot is None else None if len(sums.strikes) else NO_EXPOSURES
+    calls, puts = sums.total_calls or 0.0, sums.total_puts or 0.0
+    front = front_plane(geometry, moment.ts)
+    profiles = gamma_profiles(board, moment.spot, rate)
+    profile = total_profile(board, profiles, moment.spot)
+    pains = {plane.id: max_pain(board, n) for n, plane in enumerate(board.planes)}
+    fronts = [profiles[n] for n, plane in enumerate(board.planes) if front and plane.id == front.id]
+    front_profile = fronts[0] if fronts else _no_profile(moment, front)
     return {
         "model": "gex",
         "model_version": MODEL_VERSION,
@@ -64,140 +135,72 @@ def gex_model(moment: Moment, geometry: Geometry, cuts: Mapping[str, AnalyticsCu
         "weight": "oi",
         "t_convention": T_CONVENTION,
         "rate": rate,
-        "scope": _scope(geometry, contracts),
-        "planes": {plane.id: _plane(plane, cuts.get(plane.id), moment.ts) for plane in geometry.planes},
-        "greek_src": _count(contracts.source[contracts.in_scope], Source),
-        "dropped": _count(contracts.reason[contracts.reason != Reason.KEPT], Reason, skip=Reason.KEPT),
+        "scope": _scope(geometry, board),
+        "front": front.id if front else None,
+        "planes": {
+            plane.id: _plane(plane, cuts.get(plane.id), moment, pains.get(plane.id)) for plane in geometry.planes
+        },
+        "greek_src": _count(board.exposures["source"][board.in_scope], Source),
+        "american_approx": _american_approximations(board, sums.summed),
+        "dropped": _count(board.exposures["reason"][board.exposures["reason"] != Reason.KEPT], Reason, Reason.KEPT),
         "reason": reason,
-        "net": None if reason else total_calls + total_puts,
-        "calls": None if reason else total_calls,
-        "puts": None if reason else total_puts,
-        "abs": None if reason else total_calls - total_puts,
-        "gamma_oi": _sum_in_order(contracts.gamma_oi[contracts.kept]) if contracts.kept.any() else None,
+        "net": None if reason else calls + puts,
+        "net_at_spot": profile.net_at_spot,
+        "calls": sums.total_calls,
+        "puts": sums.total_puts,
+        "abs": None if reason else calls - puts,
+        "gamma_oi": _total(board.exposures["gamma_oi"][board.kept]),
         "by_strike": [
-            [points(strike), call, put]
-            for strike, call, put in zip(strikes.tolist(), calls.tolist(), puts.tolist(), strict=True)
+            list(row)
+            for row in zip(
+                [points(strike) for strike in sums.strikes.tolist()],
+                numbers(sums.calls, sums.has_calls),
+                numbers(sums.puts, sums.has_puts),
+                strict=True,
+            )
         ],
-        "by_expiration": _by_expiration(contracts, summed, moment.ts),
-        "levels": _levels(strikes, calls, puts, moment.spot, reason),
+        "by_expiration": _by_expiration(board, sums.summed, moment.ts),
+        "profile": {**_profile(profile), "front": {"plane": front.id if front else None, **_profile(front_profile)}},
+        "exposures": _exposures(board, sums, moment.spot, reason),
+        "levels": {
+            "flip": flip(profile),
+            "flip_front": {**flip(front_profile), "plane": front.id if front else None},
+            **walls(sums.strikes, sums.calls, sums.puts, moment.spot, reason),
+            "max_pain": _front_max_pain(front, pains),
+        },
     }
 
 
-def gex_sides(moment: Moment, geometry: Geometry, cuts: Mapping[str, AnalyticsCut]) -> dict[str, Json]:
-    """The messages `massive:gex:model:{U}:calls` and `...:puts`, keyed by side.
-
-    Signed exposure summed over roots; only strikes with a summed contract of that side appear.
-    """
-    contracts = _gather(geometry, cuts)
-    summed = contracts.summed(moment)
-    head = {"ts": moment.ts, "symbol": moment.symbol, "epoch": moment.epoch, "unit": UNIT}
-    return {
-        "calls": {**head, "expirations": _side_by_expiration(contracts, summed & contracts.is_call)},
-        "puts": {**head, "expirations": _side_by_expiration(contracts, summed & ~contracts.is_call)},
-    }
+# --- by expiration
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Contracts:
-    """Every contract of the planes that have a cut, as columns, in geometry order."""
-
-    expirations: tuple[str, ...]  # ascending
-    expiration: npt.NDArray[np.int64]  # number in `expirations`
-    strike_milli: npt.NDArray[np.int64]
-    is_call: Mask
-    open_interest: Floats
-    gex: Floats
-    gamma_oi: Floats
-    source: npt.NDArray[np.int32]
-    reason: npt.NDArray[np.int32]
-
-    @property
-    def kept(self) -> Mask:
-        """Contracts with open interest and greeks."""
-        kept: Mask = self.reason == Reason.KEPT
-        return kept
-
-    @property
-    def in_scope(self) -> Mask:
-        """Contracts the model is about, with or without usable data."""
-        excluded: Mask = np.isin(self.reason, (Reason.ADJUSTED, Reason.EXPIRED))
-        return ~excluded
-
-    def summed(self, moment: Moment) -> Mask:
-        """Contracts whose exposure enters the sums."""
-        return self.kept if moment.spot is not None else np.zeros_like(self.kept)
-
-    def known_interest(self, where: Mask) -> float:
-        """Open interest of some contracts, those without any left out (contracts, a whole number)."""
-        return float(self.open_interest[where & (self.open_interest > 0)].sum())
-
-
-def _gather(geometry: Geometry, cuts: Mapping[str, AnalyticsCut]) -> _Contracts:
-    planes = [(plane, cuts[plane.id]) for plane in geometry.planes if plane.id in cuts]
-    expirations = tuple(sorted({plane.expiration for plane, _ in planes}))
-    number = {expiration: n for n, expiration in enumerate(expirations)}
-    exposures = [cut.exposures for _, cut in planes]
-    rows = [row for plane, _ in planes for row in plane.rows]
-    return _Contracts(
-        expirations=expirations,
-        expiration=np.repeat(
-            np.array([number[plane.expiration] for plane, _ in planes], np.int64),
-            np.array([len(plane.rows) for plane, _ in planes], np.int64),
-        ),
-        strike_milli=np.array([row.strike_milli for row in rows], np.int64),
-        is_call=np.array([row.type == CALL for row in rows], np.bool_),
-        open_interest=_column([cut.chain["interest"]["oi"] for _, cut in planes]),
-        gex=_column([rows["gex"] for rows in exposures]),
-        gamma_oi=_column([rows["gamma_oi"] for rows in exposures]),
-        source=_column([rows["source"] for rows in exposures]).astype(np.int32),
-        reason=_column([rows["reason"] for rows in exposures]).astype(np.int32),
-    )
-
-
-def _column(parts: list[npt.NDArray[Any]]) -> npt.NDArray[Any]:
-    return np.concatenate(parts) if parts else np.zeros(0)
-
-
-def _sum_in_order(values: Floats) -> float:
-    """One addition after the other, as any client does it; `np.sum` adds in an order of its own."""
-    return float(np.add.accumulate(values)[-1]) if len(values) else 0.0
-
-
-def _by_strike(contracts: _Contracts, summed: Mask) -> tuple[npt.NDArray[np.int64], Floats, Floats]:
-    """Strikes ascending with at least one summed contract, their calls and their puts."""
-    strikes, at = np.unique(contracts.strike_milli[summed], return_inverse=True)
-    gex, is_call = contracts.gex[summed], contracts.is_call[summed]
-    # bincount adds in the order of its input
-    calls: Floats = np.bincount(at[is_call], gex[is_call], len(strikes)).astype(np.float64)
-    puts: Floats = np.bincount(at[~is_call], gex[~is_call], len(strikes)).astype(np.float64)
-    return strikes, calls, puts
-
-
-def _by_expiration(contracts: _Contracts, summed: Mask, ts: float) -> Json:
+def _by_expiration(board: Board, summed: Mask, ts: float) -> Json:
     message: Json = {}
-    for number, expiration in enumerate(contracts.expirations):
-        here = contracts.expiration == number
-        if not (here & contracts.in_scope).any():
+    for n, expiration in enumerate(board.expirations):
+        here = board.expiration == n
+        if not (here & board.in_scope).any():
             continue
-        here &= summed
-        calls = _sum_in_order(contracts.gex[here & contracts.is_call])
-        puts = _sum_in_order(contracts.gex[here & ~contracts.is_call])
-        known = bool(here.any())
+        added = here & summed
+        calls = sum_in_order(board.exposures["gex"][added & board.is_call])
+        puts = sum_in_order(board.exposures["gex"][added & ~board.is_call])
+        known = calls is not None or puts is not None
         message[expiration] = {
             "dte": days_to_expiration(expiration, ts),
-            "net": calls + puts if known else None,
-            "calls": calls if known else None,
-            "puts": puts if known else None,
+            "net": (calls or 0.0) + (puts or 0.0) if known else None,
+            "calls": calls,
+            "puts": puts,
+            "abs": (calls or 0.0) - (puts or 0.0) if known else None,
+            "gamma_oi": _total(board.exposures["gamma_oi"][here & board.kept]),
         }
     return message
 
 
-def _side_by_expiration(contracts: _Contracts, side: Mask) -> Json:
+def _side_by_expiration(board: Board, side: Mask) -> Json:
     message: Json = {}
-    for number, expiration in enumerate(contracts.expirations):
-        here = side & (contracts.expiration == number)
-        strikes, at = np.unique(contracts.strike_milli[here], return_inverse=True)
-        values = np.bincount(at, contracts.gex[here], len(strikes))
+    for n, expiration in enumerate(board.expirations):
+        here = side & (board.expiration == n)
+        strikes, at = np.unique(board.strike_milli[here], return_inverse=True)
+        values = np.bincount(at, board.exposures["gex"][here], len(strikes))
         if len(strikes):
             message[expiration] = {
                 str(points(strike)): value for strike, value in zip(strikes.tolist(), values.tolist(), strict=True)
@@ -205,64 +208,132 @@ def _side_by_expiration(contracts: _Contracts, side: Mask) -> Json:
     return message
 
 
-def _levels(
-    strikes: npt.NDArray[np.int64], calls: Floats, puts: Floats, spot: float | None, reason: str | None
-) -> Json:
-    """The levels of models.md 3; `strength` is the unsigned exposure at the level."""
-    above = below = np.zeros(len(strikes), np.bool_)
-    if spot is not None:
-        above, below = strikes / 1000 >= spot, strikes / 1000 <= spot
-    anywhere = np.ones(len(strikes), np.bool_)
-    wanted = {
-        "call_wall": ("strike >= spot of greatest call GEX", above, calls),
-        "put_wall": ("strike <= spot of greatest |put GEX|", below, -puts),
-        "abs_gamma": ("strike of greatest calls + |puts| GEX", anywhere, calls - puts),
-        "magnet": ("strike of greatest |net GEX|", anywhere, np.abs(calls + puts)),
-    }
+def _total(values: Floats) -> float | None:
+    return sum_in_order(values[np.isfinite(values)])
+
+
+# --- profile, other exposures
+
+
+def _profile(profile: GammaProfile) -> Json:
+    net, spots = profile.net, profile.spots
     return {
-        name: {**_greatest(strikes[where], strength[where], spot, reason), "method": method}
-        for name, (method, where, strength) in wanted.items()
+        "spots": spots.tolist() if net is not None and spots is not None else None,
+        "net": net.tolist() if net is not None else None,
+        "oi_share": profile.oi_share,
+        "status": profile.status,
     }
 
 
-def _greatest(strikes: npt.NDArray[np.int64], strength: Floats, spot: float | None, reason: str | None) -> Json:
-    """The strike of greatest strength; ties: nearest spot, then the lower one."""
-    best = float(strength.max()) if len(strength) else 0.0
-    if spot is None or reason or best <= 0:
-        return {"value": None, "status": reason or NO_CANDIDATE, "strength": None}
-    tied = strikes[strength == best].tolist()
-    value = min(tied, key=lambda strike: abs(strike / 1000 - spot))  # strikes ascend: the first is the lower
-    return {"value": points(value), "status": "ok", "strength": best}
+def _no_profile(moment: Moment, front: Plane | None) -> GammaProfile:
+    """What stands for the profile of a front plane that is not there."""
+    status = NO_SPOT if moment.spot is None else NOT_COMPUTED if front else NO_FRONT_PLANE
+    return GammaProfile(moment.spot, None, None, status)
 
 
-def _scope(geometry: Geometry, contracts: _Contracts) -> Json:
+def _exposures(board: Board, sums: _Sums, spot: float | None, reason: str | None) -> Json:
+    """Delta, vanna and charm exposure, by strike and in total; `missing` counts summed contracts without the greek."""
+    rows, summed = board.exposures, sums.summed
+    dollars = (board.sign * board.open_interest * board.multiplier)[summed] * (spot or np.nan)
+    columns = {
+        "gamma_oi": rows["gamma_oi"][summed],
+        "delta": rows["delta"][summed] * dollars,
+        "vanna": rows["vanna"][summed] * 0.01 * dollars,
+        "charm_15m": (rows["delta_15m"] - rows["delta"])[summed] * dollars,
+    }
+    by_strike, totals, missing = [], {}, {}
+    for name, values in columns.items():
+        known = np.isfinite(values)
+        added, has_any = sums.by_strike(values, known)
+        by_strike.append(numbers(added, has_any))
+        totals[name] = sum_in_order(added[has_any])
+        missing[name] = int((~known).sum())
+    del totals["gamma_oi"], missing["gamma_oi"]  # the model's own
+    return {
+        **totals,
+        "units": EXPOSURE_UNITS,
+        "missing": missing,
+        "reason": reason,
+        "columns": ["strike", *columns],
+        "by_strike": [list(row) for row in zip([points(k) for k in sums.strikes.tolist()], *by_strike, strict=True)],
+    }
+
+
+# --- planes, scope, counts
+
+
+def _plane(plane: Plane, cut: AnalyticsCut | None, moment: Moment, pain: Json | None) -> Json:
+    head: Json = {
+        "root": plane.root,
+        "expiration": plane.expiration,
+        "settlement": plane.rows[0].settlement,
+        "exercise": plane.rows[0].exercise,
+        "dte": days_to_expiration(plane.expiration, moment.ts),
+    }
+    if cut is None:
+        return {**head, "T": None, "version": None, "reason": NOT_COMPUTED}
+    row = cut.plane[0]
+    minutes = (plane.settlement_ts - moment.ts) / 60
+    return {
+        **head,
+        "T": max(minutes, 1.0) / MINUTES_PER_YEAR if minutes > 0 else None,
+        "version": cut.version,
+        "forward": number(row["forward"]),
+        "forward_source": ForwardSource(int(row["forward_source"])).name.lower(),
+        "strikes_used": int(row["strikes_used"]),
+        "coherence": number(row["coherence"]),
+        "flags": int(row["flags"]),
+        "sigma_forward": number(row["sigma_forward"]),
+        "em_1sigma": number(row["em_1sigma"]),
+        "straddle": number(row["straddle"]),
+        "max_pain": pain,
+        "reason": _plane_reason(row, moment.spot, settled=minutes <= 0),
+    }
+
+
+def _plane_reason(row: np.void, spot: float | None, *, settled: bool) -> str | None:
+    """Why a plane has no forward or no expected move."""
+    if settled:
+        return EXPIRED
+    if spot is None:
+        return NO_SPOT
+    return None if np.isfinite(row["em_1sigma"]) else NO_VOLATILITY
+
+
+def _front_max_pain(front: Plane | None, pains: Mapping[str, Json]) -> Json:
+    plane = front.id if front else None
+    missing = NOT_COMPUTED if front else NO_FRONT_PLANE
+    found = pains.get(plane or "", {"value": None, "status": missing, "strength": None})
+    return {**found, "method": MAX_PAIN_METHOD, "plane": plane}
+
+
+def _scope(geometry: Geometry, board: Board) -> Json:
     """What the model is about: expirations, and the lowest and highest strike of each.
 
     `oi_share` is the open interest in scope over all open interest of the substrate, `oi_used_share` the part
     of the open interest in scope that has greeks.
     """
     windows: Json = {}
-    for number, expiration in enumerate(contracts.expirations):
-        listed = contracts.strike_milli[(contracts.expiration == number) & contracts.in_scope]
+    for n, expiration in enumerate(board.expirations):
+        listed = board.strike_milli[(board.expiration == n) & board.in_scope]
         if len(listed):
             windows[expiration] = {"lo": points(int(listed.min())), "hi": points(int(listed.max()))}
-    everything = contracts.known_interest(np.ones_like(contracts.kept))
-    in_scope = contracts.known_interest(contracts.in_scope)
+    interest = board.known_interest
+    everything, in_scope = float(interest.sum()), float(interest[board.in_scope].sum())
     return {
         "roots": sorted({plane.root for plane in geometry.planes}),
         "expirations": list(windows),
         "windows": windows,
         "oi_share": in_scope / everything if everything else None,
         "oi_share_of": "substrate",
-        "oi_used_share": contracts.known_interest(contracts.kept) / in_scope if in_scope else None,
+        "oi_used_share": float(interest[board.kept].sum()) / in_scope if in_scope else None,
     }
 
 
-def _plane(plane: Plane, cut: AnalyticsCut | None, ts: float) -> Json:
-    if cut is None:
-        return {"T": None, "version": None, "reason": NOT_COMPUTED}
-    minutes = (plane.settlement_ts - ts) / 60
-    return {"T": max(minutes, 1.0) / MINUTES_PER_YEAR if minutes > 0 else None, "version": cut.version}
+def _american_approximations(board: Board, summed: Mask) -> int:
+    """Summed contracts of American exercise whose greeks are our own, hence European."""
+    own = np.isin(board.exposures["source"], (Source.OWN, Source.INTERP))
+    return int((summed & own & board.is_american).sum())
 
 
 def _count(values: npt.NDArray[np.int32], kinds: type[Source] | type[Reason], skip: Reason | None = None) -> Json:
@@ -277,7 +348,7 @@ def _newest_quote(cuts: Mapping[str, AnalyticsCut]) -> float | None:
 
 
 def _newest_open_interest(cuts: Mapping[str, AnalyticsCut]) -> float | None:
-    """Time of the newest chain that told any open interest used here."""
-    times = [cut.chain["greeks"]["chain_ts"][np.isfinite(cut.chain["interest"]["oi"])] for cut in cuts.values()]
+    """Start of the newest session whose open interest is used here: it is latched for a session."""
+    times = [cut.chain["interest"]["asof"][np.isfinite(cut.chain["interest"]["oi"])] for cut in cuts.values()]
     newest = max((float(np.nan_to_num(ts).max(initial=0.0)) for ts in times), default=0.0)
     return newest or None

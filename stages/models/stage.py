@@ -7,7 +7,7 @@ consumers.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
@@ -19,9 +19,10 @@ from contracts.commit import (
     Advance,
     Commit,
     Count,
+    Delete,
     DropFields,
+    Emit,
     EntryId,
-    FieldBelow,
     FieldIs,
     Flag,
     Guard,
@@ -32,6 +33,7 @@ from contracts.commit import (
     Write,
     version_field,
 )
+from contracts.compiled import CompiledEpoch, CompiledEpochs
 from contracts.geometry import Plane
 from contracts.keys import Keys, Layer, Stat
 from contracts.messages import AnalyticsComputed, Message, PlaneComputed, decode, encode
@@ -41,14 +43,17 @@ from contracts.stage import Entry, Source, Stage
 from contracts.symbology import days_to_expiration
 from contracts.topology import StageName, streams_of
 from contracts.versions import Level, Versions, complete_to
-from stages.calculate.layers import Cells, CompiledEpoch, CompiledEpochs, KnownTiles, layer_of, layer_write
+from stages.calculate.layers import Cells, KnownTiles, layer_of, layer_write
 from stages.calculate.stage import acknowledged, by_type_and_symbol, epoch_of, symbol_of, with_cells
-from stages.models.build import build_models
+from stages.models.build import Documents, Memory, build_documents, decode_memory
 from stages.models.diff import diff_cells, encode_diff, encode_reset, encode_reset_plane
+from stages.models.session import SessionProfile
 
 StrategyEntries: TypeAlias = "Sequence[Entry[Message]]"
 
 BATCH = 32
+HISTORY_KEEP = 10_000  # minutes of gravity: a month of sessions
+EACH_TICK = ("gex", "liquidity", "mode")  # published on the stream with every tick, in this order
 CRC_EVERY = 50  # every 50th diff of a plane carries a checksum of the whole plane
 
 
@@ -82,7 +87,8 @@ class ModelState:
     versions: Versions = field(default_factory=lambda: Versions({}))
     watermark: float = 0.0
     planes: tuple[PlaneState, ...] = ()
-    models: dict[str, bytes] = field(default_factory=dict)  # ticks only: key -> JSON; empty if there is no work
+    memory: Memory = field(default_factory=Memory)  # ticks only: of the derived models, as stored
+    documents: Documents | None = None  # ticks only: what the tick publishes; None if there is no work
 
     @property
     def epoch_is_published(self) -> bool:
@@ -147,7 +153,9 @@ class Publication:
         ]
         reads += [GetHead(name, HEADER_BYTES) if is_tick else GetValue(name) for name in names[Layer.TILES]]
         reads += [GetHead(name, HEADER_BYTES) for name in names[Layer.PUBLISHED]]
-        reads += [GetValue(name) for name in names[Layer.ANALYTICS]] if is_tick else []
+        if is_tick:
+            reads += [GetValue(name) for name in names[Layer.ANALYTICS]]
+            reads += (GetValue(keys.trail(symbol)), GetFields(keys.session_profile(symbol)))
         active, published, fields, watermark, *blobs = await reader.read(*reads)
         assert isinstance(active, dict) and isinstance(published, dict)
         assert isinstance(fields, dict) and isinstance(watermark, dict)
@@ -169,8 +177,9 @@ class Publication:
             versions,
             float(watermark.get(b"ts", b"0")),
             tuple(PlaneState(*one) for one in zip(planes, tiles, before, strict=True)),
+            decode_memory(*blobs[3 * count :]) if is_tick else Memory(),
         )
-        return state, blobs[2 * count :]
+        return state, blobs[2 * count : 3 * count]
 
     async def _with_models(
         self, state: ModelState, compiled: CompiledEpoch, entries: StrategyEntries, cuts: Sequence[object]
@@ -192,8 +201,10 @@ class Publication:
             message.spot,
             message.spot_ts,
         )
-        models = await self._offload(build_models, self._keys, compiled.listing, moment, found, self._settings.rate)
-        return replace(state, models=models)
+        documents = await self._offload(
+            build_documents, self._keys, compiled.listing, moment, found, self._settings.rate, state.memory
+        )
+        return replace(state, documents=documents)
 
     # --- step
 
@@ -326,27 +337,41 @@ class Publication:
         self, state: ModelState, compiled: CompiledEpoch, message: AnalyticsComputed, ids: tuple[EntryId, ...]
     ) -> Commit:
         """Publish the models of a tick; an older tick, or one already replaced, has no work."""
-        if not state.models:
+        documents = state.documents
+        if documents is None:
             return self._with(None, ids, state)
         keys, symbol, epoch = self._keys, state.symbol, compiled.epoch
         model_state = keys.model_state(symbol)
         guards: tuple[Guard, ...] = (
             self._is_active(state),
             FieldIs(model_state, "epoch", epoch),
-            FieldBelow(model_state, "tick", message.tick),
+            # not only older: what the derived models remember is what was read together with this tick
+            FieldIs(model_state, "tick", state.published.get(b"tick")),
         )
         published = {plane: state.versions.level(plane, "published").version for plane in compiled.plans}
         upto = complete_to(state.versions, compiled.plans, state.watermark)
         tick = {"epoch": epoch, "tick": message.tick, "complete_to": upto, "versions": published}
         ttl = self._settings.model_ttl_ms
+        names = EACH_TICK if documents.gravity_point is None else (*EACH_TICK, "gravity")
         writes: tuple[Write, ...] = (
-            *(SetValue(key, model, ttl, derived=True) for key, model in state.models.items()),
+            *(SetValue(key, document, ttl, derived=True) for key, document in documents.by_key.items()),
+            *self._remember(state, documents),
             SetFields(model_state, {"tick": message.tick, "market_ts": message.market_ts}),
             self._publish(state, "tick", orjson.dumps(tick)),
-            self._publish(state, "gex", state.models[keys.gex_model(symbol)]),
+            *(self._publish(state, name, documents.by_key[keys.model(name, symbol)]) for name in names),
             Count(keys.analytics(Stat.MODEL, symbol), {"ticks": 1}),
         )
         return Commit(ids, guards, writes)
+
+    def _remember(self, state: ModelState, documents: Documents) -> Iterator[Write]:
+        """Store what the derived models remember now; it cannot be computed again, so it is no derived data."""
+        keys, symbol, ttl = self._keys, state.symbol, self._settings.model_ttl_ms
+        before, after = state.memory, documents.memory
+        if after.trail != before.trail:
+            yield SetValue(keys.trail(symbol), orjson.dumps(after.trail), ttl)
+        yield from _session_writes(keys.session_profile(symbol), before.session, after.session, ttl)
+        if documents.gravity_point is not None:
+            yield Emit(keys.gravity_history(symbol), {"data": documents.gravity_point}, HISTORY_KEEP)
 
 
 def build_stage(keys: Keys, symbol: str, settings: ModelSettings, offload: Offload = inline) -> Stage:
@@ -364,6 +389,15 @@ def build_stage(keys: Keys, symbol: str, settings: ModelSettings, offload: Offlo
         in_background=lambda message: isinstance(message, AnalyticsComputed),
     )
     return Stage(StageName.MODELS, (source,))
+
+
+def _session_writes(key: str, before: SessionProfile, after: SessionProfile, ttl_ms: int) -> Iterator[Write]:
+    """Only the fields that changed; a new session starts from nothing."""
+    known = before.fields() if before.date == after.date else {}
+    if before.date and not known:
+        yield Delete((key,))
+    changed = {name: value for name, value in after.fields().items() if known.get(name) != value}
+    yield SetFields(key, changed, ttl_ms)
 
 
 def _planes_concerned(compiled: CompiledEpoch, entries: StrategyEntries) -> tuple[Plane, ...]:

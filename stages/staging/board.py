@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from contracts.commit import EpochMarks, Flag, KeysExist, Merge, MergeRow
 from contracts.geometry import Geometry, Plane, decode_geometry
 from contracts.keys import Keys, Layer
 from contracts.messages import PlaneDirty, encode
-from stages.staging.records import Record
+from contracts.ports import CountExisting, Reader
+from stages.staging.records import SUBSTRATE_LAYERS, Record
+
+EXIST_KEYS = 500  # keys looked for in one read
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,12 +36,26 @@ class Board:
             cid: Seat(plane, row, keys.contract(epoch, cid)) for cid, (plane, row) in geometry.row_of.items()
         }
         self.versions = keys.versions(epoch)
+        self.layers = tuple((plane.id, layer) for plane in geometry.planes for layer in SUBSTRATE_LAYERS)
+        self.layer_keys = tuple(self.layer_key(plane, layer) for plane, layer in self.layers)
         self.marks = EpochMarks(keys.dirty(self.symbol), keys.clean(self.symbol), epoch)
         self._flags = {plane.id: self._flag(plane) for plane in geometry.planes}
 
     def _flag(self, plane: Plane) -> Flag:
         message = PlaneDirty(self.symbol, self.epoch, plane.id)
         return Flag(self.keys.epoch_stream(self.symbol), encode(message))
+
+    @property
+    def substrate_keys(self) -> tuple[str, ...]:
+        """Every key that staging writes of an epoch and renews while it is active."""
+        return (
+            self.keys.listing(self.epoch),
+            self.versions,
+            self.keys.had_ws_updates(self.epoch),
+            *(self.keys.geometry(self.epoch, expiration) for expiration in self.geometry.expirations),
+            *self.layer_keys,
+            *(seat.contract_key for seat in self.seats.values()),
+        )
 
     def flag(self, plane: str) -> Flag:
         """The dirty flag of a plane."""
@@ -71,6 +89,16 @@ class Board:
             names[merge.layer] = None
             names.update((row.contract_key, None) for row in merge.rows)
         return KeysExist(tuple(names))
+
+
+async def keys_exist(reader: Reader, names: Sequence[str]) -> bool:
+    """Whether all of many keys exist; asked in parts, so that no read blocks the server for long."""
+    for first in range(0, len(names), EXIST_KEYS):
+        part = tuple(names[first : first + EXIST_KEYS])
+        (existing,) = await reader.read(CountExisting(part))
+        if existing != len(part):
+            return False
+    return True
 
 
 class BoardCache:

@@ -7,7 +7,7 @@ from typing import TypeAlias
 
 import msgspec
 
-from contracts.errors import DataError
+from contracts.errors import UNDECODABLE, DataError
 from contracts.messages import Fields, decode_frame
 
 
@@ -78,8 +78,15 @@ Event: TypeAlias = Quote | Trade | SecondAggregate | MinuteAggregate | FairValue
 
 KNOWN = frozenset({"Q", "T", "A", "AM", "FMV", "V", "status"})
 
+
+class _Kind(msgspec.Struct):
+    ev: str
+
+
 _FRAME = msgspec.json.Decoder(list[Event])
-_ANY = msgspec.json.Decoder()
+_PARTS = msgspec.json.Decoder(list[msgspec.Raw])
+_EVENT: msgspec.json.Decoder[Event] = msgspec.json.Decoder(Event)
+_KIND = msgspec.json.Decoder(_Kind)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,25 +104,30 @@ def decode_entry(fields: Fields) -> DecodedFrame:
     frame = decode_frame(fields)
     try:
         return DecodedFrame(frame.ts, _FRAME.decode(frame.payload))
-    except msgspec.DecodeError:  # also ValidationError: look at each event by itself
+    except UNDECODABLE:  # look at each event by itself
         return _decode_each(frame.ts, frame.payload)
 
 
 def _decode_each(ts: float, payload: bytes) -> DecodedFrame:
     try:
-        objects = _ANY.decode(payload)
-    except msgspec.DecodeError as error:
-        raise DataError(f"frame is not JSON: {error}") from error
-    if not isinstance(objects, list):
-        raise DataError("frame is not a JSON array")
+        parts = _PARTS.decode(payload)
+    except UNDECODABLE as error:
+        raise DataError(f"frame is not a JSON array: {error}") from error
     events: list[Event] = []
     unknown = malformed = 0
-    for one in objects:
-        if isinstance(one, dict) and isinstance(one.get("ev"), str) and one["ev"] not in KNOWN:
-            unknown += 1
-            continue
+    for part in parts:
         try:
-            events.append(msgspec.convert(one, Event))
-        except msgspec.ValidationError:
-            malformed += 1
+            events.append(_EVENT.decode(part))
+        except UNDECODABLE:
+            is_unknown = _is_unknown(part)
+            unknown += is_unknown
+            malformed += not is_unknown
     return DecodedFrame(ts, events, unknown, malformed)
+
+
+def _is_unknown(part: msgspec.Raw) -> bool:
+    """Whether an event we cannot read is of a type we do not know, and so may well be in order."""
+    try:
+        return _KIND.decode(part).ev not in KNOWN
+    except UNDECODABLE:
+        return False

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import TypeAlias
 
 import msgspec
@@ -32,12 +33,14 @@ from contracts.commit import (
     Write,
 )
 from contracts.errors import DataError, TransientError
+from contracts.job import decode_job
 from contracts.keys import Keys, Layer, Stat
 from contracts.planes import RANK_WS, UNKNOWN
-from contracts.ports import GetFields, GetValue, Reader
+from contracts.ports import GetFields, Reader
 from contracts.stage import Entry
+from contracts.symbology import parse_ticker, series_of
 from contracts.topology import StageName
-from stages.staging.board import Board, BoardCache, Seat
+from stages.staging.board import Board, BoardCache, Seat, keys_exist
 from stages.staging.frames import (
     DecodedFrame,
     Event,
@@ -64,8 +67,6 @@ FrameEntries: TypeAlias = "Sequence[Entry[DecodedFrame]]"
 SeatedRecord: TypeAlias = "tuple[Board, Seat, Record]"
 ContractEvent: TypeAlias = Trade | SecondAggregate | MinuteAggregate | FairValue
 
-REUSES = 50  # batches for which one look at the active epochs serves
-
 # Event times come in seconds, milliseconds, microseconds or nanoseconds; their size tells which.
 _SECONDS_BELOW = 10**11
 _MS_BELOW = 10**14
@@ -74,10 +75,13 @@ _US_BELOW = 10**17
 
 @dataclass(frozen=True, slots=True)
 class HydrateState:
-    """The active boards of this partition, by symbol, and the recorded market clock."""
+    """The active boards of this partition, by symbol, and the market clock as the last tick recorded it."""
 
     boards: dict[str, Board]
     clock: MarketClock
+    recorded: bytes | None = None  # that clock as it stands in the tick's record; None: no tick yet
+    gone: tuple[tuple[str, str], ...] = ()  # (symbol, epoch) of active boards that lost a key
+    fences: int = 0  # boards that were superseded while this batch was worked on
 
 
 @dataclass(frozen=True)
@@ -98,39 +102,55 @@ class Hydration:
         self._settings = settings
         self._cache = BoardCache(keys)
         self._known: HydrateState | None = None
-        self._uses = 0
         self._last_entry: EntryId | None = None
 
     async def load(self, reader: Reader, entries: FrameEntries) -> HydrateState:
         """Which epochs are active, and the recorded clock.
 
-        What was read last serves for some batches, because every commit is guarded by the epochs in it; the same
-        entries again mean that a guard refused, so look again. The clock may be that much older: it changes only
-        when the provider's time is found to be elsewhere, and the tolerance is far wider than its drift.
+        What was read last serves as long as no commit is refused, because every commit is guarded by the epochs and
+        the clock in it. The same entries again mean that a guard refused: look again, and whether any key is gone.
         """
         retried = entries[0].id == self._last_entry
         self._last_entry = entries[0].id
-        if self._known is None or retried or self._uses >= REUSES:
-            self._known, self._uses = await self._read_state(reader), 0
-        self._uses += 1
+        if self._known is None:
+            self._known = await self._read_state(reader, check=False)
+        elif retried:
+            before, self._known = self._known, await self._read_state(reader, check=True)
+            return replace(self._known, fences=_superseded(before, self._known))
         return self._known
 
-    async def _read_state(self, reader: Reader) -> HydrateState:
-        active, clock = await reader.read(
-            GetFields(self._keys.active(self._symbol)), GetValue(self._keys.clock(self._symbol))
+    async def _read_state(self, reader: Reader, *, check: bool) -> HydrateState:
+        active, tick = await reader.read(
+            GetFields(self._keys.active(self._symbol)), GetFields(self._keys.tick(self._symbol))
         )
-        assert isinstance(active, dict)
+        assert isinstance(active, dict) and isinstance(tick, dict)
         boards: dict[str, Board] = {}
-        for symbol, epoch_bytes in active.items():
-            epoch = epoch_bytes.decode()
-            board = self._cache.get(epoch)
-            if board is None:
-                (listing,) = await reader.values(self._keys.listing(epoch))
-                if listing is None:
-                    raise TransientError(f"the keys of epoch {epoch} are gone; waiting for the chain to rebuild it")
-                board = self._cache.put(epoch, listing)
-            boards[symbol.decode()] = board
-        return HydrateState(boards, decode_clock(clock if isinstance(clock, bytes) else None))
+        gone: list[tuple[str, str]] = []
+        for symbol_bytes, epoch_bytes in active.items():
+            symbol, epoch = symbol_bytes.decode(), epoch_bytes.decode()
+            board = await self._board(reader, epoch)
+            if board is not None:
+                boards[symbol] = board
+            if board is None or (check and not await keys_exist(reader, board.substrate_keys)):
+                gone.append((symbol, epoch))
+        for symbol, epoch in gone:
+            await self._wait_for_rebuild(reader, symbol, epoch)
+        recorded = tick.get(b"clock")
+        return HydrateState(boards, decode_clock(recorded), recorded, tuple(gone))
+
+    async def _board(self, reader: Reader, epoch: str) -> Board | None:
+        board = self._cache.get(epoch)
+        if board is not None:
+            return board
+        (listing,) = await reader.values(self._keys.listing(epoch))
+        return None if listing is None else self._cache.put(epoch, listing)
+
+    async def _wait_for_rebuild(self, reader: Reader, symbol: str, epoch: str) -> None:
+        """TransientError while a fetch is on its way that will rebuild the board; nothing is to be written before."""
+        job = decode_job(await reader.fields(self._keys.job(symbol)))
+        if job.again or job.ticket:
+            self._known = None
+            raise TransientError(f"keys of epoch {epoch} are gone; waiting for the chain to rebuild it")
 
     def step(self, state: HydrateState, entries: FrameEntries) -> list[Commit]:
         """Rows in commits of at most MAX_ROWS, then acknowledgements in commits of at most MAX_ENTRIES.
@@ -138,21 +158,27 @@ class Hydration:
         Rows are newest-wins, so writing them before (or twice) does no harm; every entry is counted by the commit
         that acknowledges it. A small batch is one commit.
         """
-        batch = Conflation(state, self._settings.future_tolerance_s)
+        if state.gone:
+            return [self._ask_rebuild(symbol, epoch) for symbol, epoch in state.gone]
+        batch = Conflation(state, self._settings)
         groups = [entries[first : first + MAX_ENTRIES] for first in range(0, len(entries), MAX_ENTRIES)]
         for group in groups:
             batch.begin_tally()
             for entry in group:
                 batch.take(entry.message)
-        chunks = [self._commit(chunk) for chunk in _chunks(batch.rows())] or [Commit()]
+        chunks = [self._commit(state, chunk) for chunk in _chunks(batch.rows())] or [Commit()]
         rows, last = chunks[:-1], chunks[-1]
         # events counted as misses against a board hold only while that board is the active one
-        active = tuple(self._is_active(board) for board in state.boards.values()) + tuple(
-            FieldIs(self._keys.active(symbol), symbol, None)
-            for symbol in self._settings.symbols
-            if symbol not in state.boards
+        active = (
+            *(self._is_active(board) for board in state.boards.values()),
+            *(
+                FieldIs(self._keys.active(symbol), symbol, None)
+                for symbol in self._settings.symbols
+                if symbol not in state.boards
+            ),
+            self._is_recorded(state),
         )
-        shared = (*self._spots(batch), *last.writes, *self._receipts(batch))
+        shared = (*self._spots(batch), *last.writes, *self._receipts(state, batch), *self._fences(state))
         done = []
         for group, tally in zip(groups, batch.tallies, strict=True):
             writes = (self._watermark(group), *shared, *self._facts(tally, len(group)))
@@ -160,13 +186,13 @@ class Hydration:
             shared, last = (), Commit()
         return [*rows, *done]
 
-    def _commit(self, rows: Sequence[SeatedRecord]) -> Commit:
+    def _commit(self, state: HydrateState, rows: Sequence[SeatedRecord]) -> Commit:
         """Newest-wins of some rows; refused when their board is no longer active or lost its keys."""
         boards: dict[str, tuple[Board, dict[tuple[int, Layer], list[tuple[int, Record]]]]] = {}
         for board, seat, record in rows:
             _, planes = boards.setdefault(board.epoch, (board, {}))
             planes.setdefault((seat.plane, record.group.layer), []).append((seat.row, record))
-        guards: list[Guard] = []
+        guards: list[Guard] = [self._is_recorded(state)]
         writes: list[Write] = []
         for board, planes in boards.values():
             merges = [board.merge(board.geometry.planes[p], layer, found) for (p, layer), found in planes.items()]
@@ -176,6 +202,21 @@ class Hydration:
 
     def _is_active(self, board: Board) -> Guard:
         return FieldIs(self._keys.active(board.symbol), board.symbol, board.epoch)
+
+    def _is_recorded(self, state: HydrateState) -> Guard:
+        """The clock that event times were held to is still the recorded one."""
+        return FieldIs(self._keys.tick(self._symbol), "clock", state.recorded)
+
+    def _ask_rebuild(self, symbol: str, epoch: str) -> Commit:
+        """A board lost a key: nothing is written to it, a chain will rebuild it."""
+        active = FieldIs(self._keys.active(symbol), symbol, epoch)
+        again = SetFields(self._keys.job(symbol), {"again": "rebuild"})
+        asked = Count(self._keys.analytics(Stat.EPOCH, symbol), {"rebuilds_asked": 1})
+        return Commit(guards=(active,), writes=(again, asked))
+
+    def _fences(self, state: HydrateState) -> Iterator[Write]:
+        if state.fences:
+            yield Count(self._keys.analytics(Stat.EPOCH, self._symbol), {"fences": state.fences})
 
     def _watermark(self, entries: FrameEntries) -> Write:
         newest = max(entry.message.ts for entry in entries)
@@ -200,11 +241,14 @@ class Hydration:
         if tally.counts["geometry_miss"]:
             yield CountValue(self._keys.geometry_miss(self._symbol), tally.counts["geometry_miss"])
 
-    def _receipts(self, batch: Conflation) -> Iterator[Write]:
-        for epoch, ts in batch.last_event_ts.items():
+    def _receipts(self, state: HydrateState, batch: Conflation) -> Iterator[Write]:
+        for symbol, ts in batch.heard.items():
+            yield RaiseField(self._keys.feed(symbol), "event_ts", ts)
+        for symbol, ts in batch.seated.items():
+            epoch = state.boards[symbol].epoch
             meta = self._keys.meta(epoch)
             yield RaiseField(meta, "last_ws_ts", ts)
-            yield SetFields(meta, {"had_ws_updates": 1})
+            yield SetFields(meta, {"had_ws_updates": 1, "dormant_count": 0})
             yield SetValue(self._keys.had_ws_updates(epoch), "1", self._settings.epoch_ttl_ms)
 
 
@@ -223,16 +267,19 @@ class Tally:
 class Conflation:
     """A batch of frames, reduced to the newest record per contract and field group, with every event counted once."""
 
-    def __init__(self, state: HydrateState, tolerance_s: float) -> None:
+    def __init__(self, state: HydrateState, settings: HydrateSettings) -> None:
         self._state = state
-        self._tolerance_s = tolerance_s
+        self._tolerance_s = settings.future_tolerance_s
+        self._symbols = frozenset(settings.symbols)
         self._frames: list[tuple[DecodedFrame, int, Tally]] = []
         self._quotes: dict[str, Quote] = {}
         self._others: dict[tuple[str, str], Record] = {}
         self._seats: dict[str, tuple[Board, Seat] | None] = {}
         self.tallies: list[Tally] = []
         self.spots: dict[str, tuple[int, float]] = {}
-        self.last_event_ts: dict[str, float] = {}
+        self._listening = self._symbols | state.boards.keys()
+        self.heard: dict[str, float] = {}  # symbol -> receive time of its newest option event
+        self.seated: dict[str, float] = {}  # the same of events for contracts of its board
 
     def begin_tally(self) -> None:
         """Count the frames from here on together: they are acknowledged together."""
@@ -295,17 +342,21 @@ class Conflation:
         return place
 
     def _note_receipt(self, frame: DecodedFrame) -> None:
-        """Remember, per board, the receive time of its newest option event."""
-        waiting = {
-            board.epoch for board in self._state.boards.values() if self.last_event_ts.get(board.epoch, 0.0) < frame.ts
-        }
+        """Remember, per symbol, the receive time of its newest option event, on the board or not."""
+        waiting = {symbol for symbol in self._listening if self.seated.get(symbol, 0.0) < frame.ts}
         for event in frame.events:
             if not waiting:
                 return
-            place = None if isinstance(event, IndexValue | Status) else self.seat(event.sym)
-            if place is not None and place[0].epoch in waiting:
-                waiting.discard(place[0].epoch)
-                self.last_event_ts[place[0].epoch] = frame.ts
+            if isinstance(event, IndexValue | Status):
+                continue
+            place = self.seat(event.sym)
+            symbol = _underlying(event.sym) if place is None else place[0].symbol
+            if symbol not in waiting:
+                continue
+            self.heard[symbol] = max(self.heard.get(symbol, 0.0), frame.ts)
+            if place is not None:
+                self.seated[symbol] = frame.ts
+                waiting.discard(symbol)
 
     def _restamped(self, event: Quote, limit: int) -> Quote:
         return msgspec.structs.replace(event, t=self._event_ms(event.t, limit))
@@ -352,6 +403,8 @@ class Conflation:
             return
         self.counts["index"] += 1
         symbol = event.T.removeprefix("I:")
+        if symbol not in self._symbols:
+            return
         newest = (self._event_ms(event.t, limit), event.val)
         if newest > self.spots.get(symbol, (-1, 0.0)):
             self.spots[symbol] = newest
@@ -373,6 +426,22 @@ class Conflation:
             best = self._others.get(place)
             if best is None or record.newer_than(best.packed):
                 self._others[place] = record
+
+
+def _superseded(before: HydrateState, now: HydrateState) -> int:
+    """How many boards another epoch took the place of."""
+    return sum(
+        symbol not in now.boards or now.boards[symbol].epoch != board.epoch for symbol, board in before.boards.items()
+    )
+
+
+@lru_cache(maxsize=4096)
+def _underlying(cid: str) -> str:
+    """The underlying of a contract that is on no board; empty if the ticker is none."""
+    try:
+        return series_of(parse_ticker(cid).root).underlying
+    except DataError:
+        return ""
 
 
 def milliseconds(t: int) -> int:

@@ -10,6 +10,8 @@ import math
 import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import datetime, time, timedelta
+from functools import lru_cache
 
 import numpy as np
 
@@ -18,8 +20,10 @@ from contracts.keys import Layer
 from contracts.planes import (
     CHAIN_ROW,
     HEADER_BYTES,
+    NEVER_MS,
     QUOTE_ROW,
     RANK_CHAIN,
+    STAMP_BYTES,
     TRADE_ROW,
     UNKNOWN,
     Array,
@@ -28,6 +32,7 @@ from contracts.planes import (
     empty_trades,
 )
 from contracts.snapshot import ChainRow
+from contracts.symbology import NEW_YORK
 
 MAX_DOLLARS = 1_000_000.0
 MAX_SIZE = 2**31 - 1
@@ -37,36 +42,43 @@ _TRADE = struct.Struct("<qiiqii")
 _VOLUME = struct.Struct("<qiiqq")
 _FMV = struct.Struct("<qiiqd")
 _GREEKS = struct.Struct("<qiiq6d")
-_INTEREST = struct.Struct("<qiiqd")
+_INTEREST = struct.Struct("<qiiq2d")
+
+# New York time at which a session's open interest begins: the provider flips between the values of two days until 07:00
+INTEREST_FROM = time(7, 30)
 
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Where a field group lives: its layer, its place in a row, and the row's size."""
+    """Where a field group lives: its layer, its place in a row, and the row's size.
+
+    Of the `size` bytes of a record, `value_bytes` behind the stamp are values; what follows says when they were told.
+    """
 
     layer: Layer
     name: str
     at: int
     size: int
     row_bytes: int
+    value_bytes: int
 
     def offset(self, row: int) -> int:
         """Byte offset of this group of a row in the layer's blob."""
         return HEADER_BYTES + row * self.row_bytes + self.at
 
 
-def _group(layer: Layer, dtype: np.dtype[np.void], name: str) -> Group:
+def _group(layer: Layer, dtype: np.dtype[np.void], name: str, dated_bytes: int = 0) -> Group:
     assert dtype.fields is not None
     kind, at = dtype.fields[name][:2]
-    return Group(layer, name, at, kind.itemsize, dtype.itemsize)
+    return Group(layer, name, at, kind.itemsize, dtype.itemsize, kind.itemsize - STAMP_BYTES - dated_bytes)
 
 
 QUOTE = _group(Layer.QUOTES, QUOTE_ROW, "quote")
 TRADE = _group(Layer.TRADES, TRADE_ROW, "trade")
 VOLUME = _group(Layer.TRADES, TRADE_ROW, "volume")
 FMV = _group(Layer.TRADES, TRADE_ROW, "fmv")
-GREEKS = _group(Layer.CHAIN, CHAIN_ROW, "greeks")
-INTEREST = _group(Layer.CHAIN, CHAIN_ROW, "interest")
+GREEKS = _group(Layer.CHAIN, CHAIN_ROW, "greeks", dated_bytes=8)  # chain_ts
+INTEREST = _group(Layer.CHAIN, CHAIN_ROW, "interest", dated_bytes=8)  # asof
 GROUPS = (QUOTE, TRADE, VOLUME, FMV, GREEKS, INTEREST)
 
 ROW_TYPES = {Layer.QUOTES: QUOTE_ROW, Layer.TRADES: TRADE_ROW, Layer.CHAIN: CHAIN_ROW}
@@ -86,6 +98,11 @@ class Record:
         """Whether this record replaces `stored` (same group)."""
         return is_newer(self.packed, stored)
 
+    def changes_value(self, stored: bytes) -> bool:
+        """Whether this record says anything else than `stored` (same group), apart from when it was told."""
+        values = slice(STAMP_BYTES, STAMP_BYTES + self.group.value_bytes)
+        return self.packed[values] != stored[values]
+
 
 def is_newer(packed: bytes, stored: bytes) -> bool:
     """Newest-wins: (ms, rank, seq), then the values as unsigned 32-bit words."""
@@ -95,6 +112,11 @@ def is_newer(packed: bytes, stored: bytes) -> bool:
         return bool((ms, rank, seq) > (old_ms, old_rank, old_seq))
     words = f"<{(len(packed) - 24) // 4}I"
     return struct.unpack_from(words, packed, 24) > struct.unpack_from(words, stored, 24)
+
+
+def is_told(packed: bytes) -> bool:
+    """Whether a group was ever written (a value without a stamp has the time 0)."""
+    return bool(struct.unpack_from("<q", packed)[0] != NEVER_MS)
 
 
 # --- values
@@ -180,6 +202,36 @@ def fmv_record(ms: int, rank: int, fmv: float) -> Record:
     return Record(FMV, _FMV.pack(ms, rank, 0, -1, fmv), ("fmv", repr(fmv), "fmv_ts", seconds_text(ms)))
 
 
+def interest_record(fetch: int, oi: float, asof: float) -> Record:
+    """Open interest in contracts, of the session that began at `asof`."""
+    return Record(INTEREST, _INTEREST.pack(fetch, RANK_CHAIN, 0, -1, oi, asof), ("oi", _float_text(oi)))
+
+
+def interest_session_ts(market_ts: float) -> float:
+    """Start (epoch seconds) of the session whose open interest is told at this market time."""
+    return _session_ts(market_ts // 60)
+
+
+@lru_cache(maxsize=16)
+def _session_ts(minute: float) -> float:
+    at = datetime.fromtimestamp(minute * 60, NEW_YORK)
+    day = at.date() if at.time() >= INTEREST_FROM else at.date() - timedelta(days=1)
+    return datetime.combine(day, INTEREST_FROM, NEW_YORK).timestamp()
+
+
+def is_latched(record: Record, stored: bytes, fetch: int) -> bool:
+    """Whether the stored open interest stays although `record` is newer: it is of the same session.
+
+    `fetch` is the newest fetch that was applied as a whole: what a fetch that never finished left behind is no latch,
+    so that the result does not depend on where it was killed.
+    """
+    if record.group is not INTEREST:
+        return False
+    asof = _INTEREST.unpack(record.packed)[-1]
+    stored_by, *_, stored_oi, stored_asof = _INTEREST.unpack(stored)
+    return stored_asof == asof and stored_by <= fetch and not math.isnan(stored_oi)
+
+
 def chain_records(row: ChainRow, fetch: int, snapshot_ts: float) -> Iterable[Record]:
     """The groups of a snapshot row, each by its own stamp; greeks and open interest by fetch number.
 
@@ -204,7 +256,7 @@ def chain_records(row: ChainRow, fetch: int, snapshot_ts: float) -> Iterable[Rec
         packed = _GREEKS.pack(fetch, RANK_CHAIN, 0, -1, *greeks, snapshot_ts)
         yield Record(GREEKS, packed, (*fields, "chain_ts", repr(snapshot_ts)))
     if row.oi is not None:
-        yield Record(INTEREST, _INTEREST.pack(fetch, RANK_CHAIN, 0, -1, row.oi), ("oi", repr(row.oi)))
+        yield interest_record(fetch, row.oi, interest_session_ts(snapshot_ts))
 
 
 def _ms(ts: float | None) -> int:
@@ -238,7 +290,7 @@ def fields_of(group: Group, packed: bytes) -> tuple[str, ...]:
     if group is FMV:
         return fmv_record(ms, rank, *struct.unpack_from("<d", packed, 24)).fields
     if group is INTEREST:
-        return ("oi", _float_text(struct.unpack_from("<d", packed, 24)[0]))
+        return interest_record(ms, *struct.unpack_from("<2d", packed, 24)).fields
     values = struct.unpack_from("<6d", packed, 24)
     names = ("iv", "delta", "gamma", "theta", "vega", "chain_ts")
     return tuple(part for name, one in zip(names, values, strict=True) for part in (name, _float_text(one)))

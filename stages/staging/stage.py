@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from contracts.errors import DataError
 from contracts.keys import Keys
-from contracts.messages import ChainCompleted, Fields, Message, decode
+from contracts.messages import ChainCompleted, EpochForce, Fields, Message, decode
 from contracts.stage import Source, Stage
 from contracts.topology import StageName, streams_of
-from stages.staging.chain import ChainSettings, ChainState, Staging
+from stages.staging.chain import ChainMessage, ChainSettings, ChainState, Staging
 from stages.staging.frames import DecodedFrame, decode_entry
 from stages.staging.hydrate import HydrateSettings, HydrateState, Hydration
 
@@ -20,7 +20,7 @@ def build_stage(keys: Keys, symbol: str, chain: ChainSettings, hydrate: HydrateS
     chain_row, frame_row = streams_of(StageName.STAGING)
     staging = Staging(keys, chain)
     hydration = Hydration(keys, symbol, hydrate)
-    chains: Source[ChainCompleted, ChainState] = Source(
+    chains: Source[ChainMessage, ChainState] = Source(
         chain_row,
         chain_row.key(keys, symbol),
         CHAIN_BATCH,
@@ -41,8 +41,8 @@ def build_stage(keys: Keys, symbol: str, chain: ChainSettings, hydrate: HydrateS
     return Stage(StageName.STAGING, (chains, frames))
 
 
-def _decode_chain(fields: Fields) -> ChainCompleted:
-    message: Message = decode(fields, (ChainCompleted,))
-    if not isinstance(message, ChainCompleted):
-        raise DataError(f"not a chain.completed: {message!r}")
+def _decode_chain(fields: Fields) -> ChainMessage:
+    message: Message = decode(fields, (ChainCompleted, EpochForce))
+    if not isinstance(message, ChainCompleted | EpochForce):
+        raise DataError(f"neither a chain.completed nor an epoch.force: {message!r}")
     return message

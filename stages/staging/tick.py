@@ -6,14 +6,12 @@ Pure: the time comes in, commits go out. Every commit is guarded by the lease, s
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 
 import msgspec
-import numpy as np
 
-from contracts.clock import MarketClock, decode_clock
+from contracts.clock import encode_clock
 from contracts.commit import (
     Commit,
     Emit,
@@ -26,15 +24,15 @@ from contracts.commit import (
     ValueIs,
     Write,
 )
-from contracts.geometry import Geometry, Plane, decode_geometry
-from contracts.job import Job, decode_job
-from contracts.keys import Keys, Layer
+from contracts.keys import Keys, Layer, Stat
 from contracts.messages import ChainFetch, PlaneComputed, PlaneDirty, Tick, encode
-from contracts.planes import QUOTE_ROW, UNKNOWN, unpack_header, unpack_rows
-from contracts.ports import GetFields, GetValue, Offload, Reader, inline
-from contracts.versions import Versions, complete_to
-from stages.staging.board import Board, BoardCache
+from contracts.ports import Offload, Reader, inline
+from contracts.versions import complete_to
+from stages.staging.board import Board
+from stages.staging.dormancy import DormancySettings, is_dormant, measure_silence
+from stages.staging.health import HealthSettings, Stuck, encode_health
 from stages.staging.records import SUBSTRATE_LAYERS
+from stages.staging.tick_state import TickReader, TickState, within_a_minute
 
 SNAPSHOT_TTL_MS = 5000
 HEALTH_TTL_MS = 15_000
@@ -43,35 +41,16 @@ STUCK_TICKS = 2
 UNCOMPUTED_TICKS = 60  # from here on only every tenth tick is emitted: a stage that is away must not flood its stream
 
 
+REBUILD = "rebuild"
+
+
 @dataclass(frozen=True)
 class TickSettings:
     """What the tick needs from the settings."""
 
     epoch_ttl_ms: int
-    chain_interval_s: float
-
-
-@dataclass(frozen=True)
-class TickState:
-    """What the tick of one symbol looks at."""
-
-    symbol: str
-    board: Board | None
-    epoch: str | None
-    clock: MarketClock
-    spot: dict[str, float] | None
-    job: Job
-    tick: Mapping[bytes, bytes]
-    meta: Mapping[bytes, bytes]
-    versions: Versions
-    quotes: tuple[bytes | None, ...]  # per plane of the board
-    prices: bytes  # those quotes as the JSON of the heatmap snapshot's planes
-    watermark: float
-
-    @property
-    def number(self) -> int:
-        """Number of the last tick."""
-        return int(self.tick.get(b"tick", b"0"))
+    dormancy: DormancySettings
+    health: HealthSettings
 
 
 class Ticker:
@@ -81,97 +60,80 @@ class Ticker:
         self._keys = keys
         self._symbol = symbol
         self._settings = settings
-        self._offload = offload
-        self._cache = BoardCache(keys, keep=4)
+        self._state = TickReader(keys, symbol, offload)
 
     async def load(self, reader: Reader) -> TickState:
         """Read the active epoch and everything the tick records."""
-        keys, symbol = self._keys, self._symbol
-        active, clock, spot, job, tick, watermark = await reader.read(
-            GetFields(keys.active(symbol)),
-            GetValue(keys.clock(symbol)),
-            GetValue(keys.spot(symbol)),
-            GetFields(keys.job(symbol)),
-            GetFields(keys.tick(symbol)),
-            GetFields(keys.watermark(symbol)),
-        )
-        assert isinstance(active, dict) and isinstance(job, dict) and isinstance(tick, dict)
-        assert isinstance(watermark, dict)
-        epoch_bytes = active.get(symbol.encode())
-        epoch = epoch_bytes.decode() if epoch_bytes else None
-        board = await self._board(reader, epoch)
-        meta: Mapping[bytes, bytes] = {}
-        versions: Mapping[bytes, bytes] = {}
-        quotes: list[bytes | None] = []
-        prices = b"{}"
-        if board is not None:
-            names = [board.layer_key(plane.id, Layer.QUOTES) for plane in board.geometry.planes]
-            found = await reader.read(
-                GetFields(keys.meta(board.epoch)),
-                GetFields(board.versions),
-                *(GetValue(name) for name in names),
-            )
-            meta, versions, quotes = found[0], found[1], found[2:]  # type: ignore[assignment]
-            prices = await self._offload(encode_prices, board.geometry.encode(), quotes)
-        return TickState(
-            symbol,
-            board,
-            epoch,
-            decode_clock(clock if isinstance(clock, bytes) else None),
-            json.loads(spot) if isinstance(spot, bytes) else None,
-            decode_job(job),
-            tick,
-            meta,
-            Versions(versions),
-            tuple(quotes),
-            prices,
-            float(watermark.get(b"ts", b"0")),
-        )
-
-    async def _board(self, reader: Reader, epoch: str | None) -> Board | None:
-        if epoch is None:
-            return None
-        (listing,) = await reader.values(self._keys.listing(epoch))
-        if listing is None:
-            return None
-        return self._cache.get(epoch) or self._cache.put(epoch, listing)
+        return await self._state.load(reader)
 
     def step(self, state: TickState, now_ts: float, lease: str, owner: str) -> list[Commit]:
-        """The commits of one tick at receive time `now_ts`."""
+        """The commits of one tick at receive time `now_ts`, taken before the load: what arrived later is not in."""
         ours = ValueIs(lease, owner)
-        whole = state.board is not None and bool(state.versions.fields) and None not in state.quotes
-        writes: list[Write] = [*self._ticket(state, now_ts, rebuild=state.epoch is not None and not whole)]
-        facts: dict[str, Scalar] = {"ts": now_ts}
+        facts: dict[str, Scalar] = {"ts": now_ts, "feed_ts": state.feed_ts(now_ts), "clock": encode_clock(state.clock)}
+        writes: list[Write] = [*self._fetch(state, now_ts, facts)]
         commits: list[Commit] = []
-        guards: tuple[Guard, ...] = (ours,)
-        if whole and state.board is not None:
+        stuck: Stuck = {}
+        if state.whole and state.board is not None:
             number = state.number + 1
             market_ts = state.clock.market_time(now_ts)
             first = self._first_tick(state, state.board, number)
             facts |= {"tick": number, "market_ts": market_ts, "epoch": state.board.epoch, "first_tick": first}
             writes += self._emit_tick(state, state.board, number, market_ts)
             writes.append(self._heatmap_snapshot(state, state.board, number, market_ts))
-            stuck = self._stuck(state, state.board)
+            stuck = self._stuck(state, state.board, now_ts)
             writes += self._flag_again(state.board, stuck)
             facts["stuck"] = json.dumps(stuck)
             commits += self._renew(state, state.board, now_ts, ours)
-        writes.append(SetFields(self._keys.tick(state.symbol), facts))
-        writes.append(SetValue(self._keys.health(state.symbol), self._health(state, now_ts), HEALTH_TTL_MS))
-        return [Commit(guards=guards, writes=tuple(writes)), *commits]
+        health = encode_health(state, stuck, now_ts, self._settings.health)
+        writes += [
+            SetFields(self._keys.tick(state.symbol), facts),
+            SetFields(self._keys.analytics(Stat.EPOCH, state.symbol), self._epoch_figures(state, now_ts)),
+            SetValue(self._keys.health(state.symbol), health, HEALTH_TTL_MS),
+        ]
+        return [Commit(guards=(ours,), writes=tuple(writes)), *commits]
 
     # --- fetch
 
-    def _ticket(self, state: TickState, now_ts: float, *, rebuild: bool) -> Iterator[Write]:
+    def _fetch(self, state: TickState, now_ts: float, facts: dict[str, Scalar]) -> Iterator[Write]:
+        """The next ticket when due; an earlier fetch when something asks for it. `facts` notes what was asked for."""
         job = state.job
-        reason = job.due(now_ts) or ("rebuild" if rebuild and not job.ticket else "")
-        if not reason:
-            return
-        ticket = job.last_ticket + 1
-        yield SetFields(
-            self._keys.job(state.symbol),
-            {"ticket": ticket, "last_ticket": ticket, "issued_ts": now_ts, "again": ""},
-        )
-        yield Emit(self._keys.jobs_stream(state.symbol), encode(ChainFetch(state.symbol, ticket, reason)))
+        asked = self._asked(state, now_ts, facts)
+        due = job.due(now_ts) or ("" if job.ticket else asked)
+        if due:
+            ticket = job.last_ticket + 1
+            fields: dict[str, Scalar] = {"ticket": ticket, "last_ticket": ticket, "issued_ts": now_ts, "again": ""}
+            yield SetFields(self._keys.job(state.symbol), fields | ({} if job.ticket else {"asked_ts": now_ts}))
+            yield Emit(self._keys.jobs_stream(state.symbol), encode(ChainFetch(state.symbol, ticket, due)))
+        elif asked and asked != REBUILD:
+            # what is being fetched may have been asked for too early
+            yield SetFields(self._keys.job(state.symbol), {"again": asked})
+
+    def _asked(self, state: TickState, now_ts: float, facts: dict[str, Scalar]) -> str:
+        """Why a chain is wanted before its time: each settlement and each silence ask once."""
+        if state.epoch is not None and not state.whole:
+            return REBUILD
+        if state.board is None:
+            return ""
+        silence = measure_silence(_text(state.feed), {"feed_ts": repr(state.feed_ts(now_ts))}, _text(state.meta))
+        silent = is_dormant(silence, self._settings.dormancy)
+        was_silent = state.tick.get(b"silent", b"0") == b"1"
+        facts["silent"] = int(silent)
+        settled_ts = newest_settlement(state.board, state.clock.market_time(now_ts))
+        if settled_ts > float(state.tick.get(b"settled_ts", b"0")):
+            facts["settled_ts"] = settled_ts
+            return "settlement"
+        return "dormancy" if silent and not was_silent else ""
+
+    # --- figures
+
+    def _epoch_figures(self, state: TickState, now_ts: float) -> dict[str, Scalar]:
+        """Last values of `massive:epoch:analytics`."""
+        recent = within_a_minute(state.timeline, state.clock.market_time(now_ts), state.clock)
+        figures: dict[str, Scalar] = {f"promotion_rate_per_min:{state.symbol}": len(recent)}
+        waits = state.durations
+        if waits is not None:
+            figures |= {"dirty_ms_p50": waits.p50, "dirty_ms_p99": waits.p99, "dirty_ms_max": waits.max}
+        return figures
 
     # --- the moment
 
@@ -209,22 +171,24 @@ class Ticker:
 
     # --- healing and lifetimes
 
-    def _stuck(self, state: TickState, board: Board) -> dict[str, list[int]]:
-        """Layers behind their source: `plane|layer` -> [version, ticks it has not moved]."""
+    @staticmethod
+    def _stuck(state: TickState, board: Board, now_ts: float) -> Stuck:
+        """Layers behind their source: `plane|layer` -> version, ticks it has not moved, since when."""
         before = json.loads(state.tick.get(b"stuck", b"{}"))
-        stuck: dict[str, list[int]] = {}
+        stuck: dict[str, tuple[int, int, float]] = {}
         for plane in board.geometry.planes:
             for layer, source in (("tiles", "quotes"), ("published", "tiles")):
                 if not state.versions.lags(plane.id, layer, source):
                     continue
                 version = state.versions.level(plane.id, layer).version
-                was, ticks = before.get(f"{plane.id}|{layer}", (version, -1))
-                stuck[f"{plane.id}|{layer}"] = [version, ticks + 1 if was == version else 0]
+                was, ticks, since_ts = before.get(f"{plane.id}|{layer}", (version, -1, now_ts))
+                moved = was != version
+                stuck[f"{plane.id}|{layer}"] = (version, 0 if moved else ticks + 1, now_ts if moved else since_ts)
         return stuck
 
-    def _flag_again(self, board: Board, stuck: dict[str, list[int]]) -> Iterator[Write]:
+    def _flag_again(self, board: Board, stuck: Stuck) -> Iterator[Write]:
         """Heal a lost or parked flag: a layer that lags and has not moved for two ticks."""
-        for name, (_, ticks) in stuck.items():
+        for name, (_, ticks, _) in stuck.items():
             if ticks < STUCK_TICKS or ticks % STUCK_TICKS:
                 continue
             plane, layer = name.split("|")
@@ -252,25 +216,15 @@ class Ticker:
         commits = [Commit(guards=guards, writes=(Renew(chunk, self._settings.epoch_ttl_ms),)) for chunk in chunks]
         return [*commits, Commit(guards=guards, writes=(done,))]
 
-    # --- health
 
-    def _health(self, state: TickState, now_ts: float) -> bytes:
-        reasons = []
-        if state.epoch is None:
-            reasons.append("no epoch yet")
-        elif state.board is None:
-            reasons.append("epoch keys gone; waiting for the chain to rebuild it")
-        else:
-            age = state.clock.market_time(now_ts) - float(state.meta.get(b"snapshot_ts") or 0)
-            if age > 3 * self._settings.chain_interval_s * max(state.clock.rate, 1.0):
-                reasons.append(f"chain snapshot is {age:.0f} s old")
-        failed = state.meta.get(b"failed_expirations", b"").decode()
-        if failed:
-            reasons.append(f"expirations missing from the last fetch: {failed}")
-        if any(ticks >= STUCK_TICKS for _, ticks in json.loads(state.tick.get(b"stuck", b"{}")).values()):
-            reasons.append("persistently dirty")
-        status = "ok" if not reasons else "down" if state.board is None else "degraded"
-        return json.dumps({"status": status, "reasons": reasons}).encode()
+def newest_settlement(board: Board, market_ts: float) -> float:
+    """When the last of the planes settled that the board still takes for eligible; 0 if none has."""
+    settled = (
+        plane.settlement_ts
+        for plane in board.geometry.planes
+        if plane.settlement_ts <= market_ts and not all(row.eligible for row in plane.rows)
+    )
+    return max(settled, default=0.0)
 
 
 def epoch_keys(board: Board) -> list[str]:
@@ -287,32 +241,5 @@ def epoch_keys(board: Board) -> list[str]:
     ]
 
 
-def encode_prices(listing: bytes, quotes: Sequence[bytes | None]) -> bytes:
-    """The JSON of the heatmap snapshot's planes, from the quotes layers of all planes of a listing."""
-    planes = _geometry(listing).planes
-    prices = {
-        plane.id: _plane_prices(plane, blob) for plane, blob in zip(planes, quotes, strict=True) if blob is not None
-    }
-    return msgspec.json.encode(prices)
-
-
-@lru_cache(maxsize=8)
-def _geometry(listing: bytes) -> Geometry:
-    return decode_geometry(listing)
-
-
-def _plane_prices(plane: Plane, blob: bytes) -> dict[str, object]:
-    rows = unpack_rows(blob, QUOTE_ROW)["quote"]
-    bid, ask, ms = rows["bid"], rows["ask"], rows["ms"]
-    quoted = (bid > 0) & (ask > 0)
-    mid2 = np.where(quoted, bid.astype(np.int64) + ask, 0)
-    return {
-        "version": int(unpack_header(blob)["version"]),
-        "ids": [row.cid for row in plane.rows],
-        "strikes": [row.strike_milli / 1000 for row in plane.rows],
-        "types": [row.type for row in plane.rows],
-        "bid": [None if value == UNKNOWN else value / 100 for value in bid.tolist()],
-        "ask": [None if value == UNKNOWN else value / 100 for value in ask.tolist()],
-        "mid": [value / 200 if there else None for value, there in zip(mid2.tolist(), quoted.tolist(), strict=True)],
-        "ts": [value / 1000 if value > 0 else None for value in ms.tolist()],
-    }
+def _text(fields: Mapping[bytes, bytes]) -> dict[str, str]:
+    return {name.decode(): value.decode() for name, value in fields.items()}

@@ -13,10 +13,22 @@ import structlog
 from consumers.broker import Broker
 from consumers.clients import hide_password
 from consumers.memory import MemoryStore
-from contracts.commit import AddMembers, Commit, EntryId, PushItem, SetFields, SetValue, Write
+from contracts.commit import AddMembers, AddScores, Commit, EntryId, PushItem, SetFields, SetValue, Write
 from contracts.errors import FatalError, TransientError
-from contracts.keys import Keys
-from contracts.ports import CountExisting, GetFields, GetHead, GetItems, GetValue, Read
+from contracts.keys import Keys, Stat
+from contracts.ports import (
+    Backlog,
+    CountExisting,
+    GetBacklog,
+    GetFields,
+    GetHead,
+    GetItems,
+    GetMemoryPolicy,
+    GetQuantiles,
+    GetValue,
+    Quantiles,
+    Read,
+)
 from ops.stage_process import warn_if_evicting
 from tests.waiting import wait_until_async
 
@@ -44,12 +56,14 @@ async def two(redis_url: str) -> AsyncIterator[Broker]:
 
 # --- reads: the server and its twin in memory answer alike
 
+SCORES, NO_SCORES = KEYS.latency(Stat.EPOCH, "SPX"), KEYS.latency(Stat.WS, "SPX")
 STATE: tuple[Write, ...] = (
     SetValue(KEYS.spot("SPX"), b"\x000123456789"),
     SetFields(KEYS.job("SPX"), {"a": 1, "b": b"\xff"}),
     PushItem(KEYS.timeline("SPX"), "old", 9),
     PushItem(KEYS.timeline("SPX"), "new", 9),
     AddMembers(KEYS.dirty("SPX"), ("x",)),
+    AddScores(SCORES, {str(number): number / 4 for number in range(1, 201)}, 60_000),
 )
 VALUE, FIELDS, ITEMS, SET = KEYS.spot("SPX"), KEYS.job("SPX"), KEYS.timeline("SPX"), KEYS.dirty("SPX")
 ABSENT = KEYS.tick("SPX")
@@ -69,6 +83,10 @@ READS: list[tuple[Read, object]] = [
     (GetItems(ABSENT, 0, -1), []),
     (CountExisting((VALUE, FIELDS, ABSENT, SET, VALUE)), 4),
     (CountExisting(()), 0),
+    (GetMemoryPolicy(), "noeviction"),
+    (GetQuantiles(SCORES), Quantiles(200, 25.0, 49.5, 50.0)),
+    (GetQuantiles(NO_SCORES), None),
+    (GetValue(VALUE), b"\x000123456789"),
 ]
 
 
@@ -89,6 +107,56 @@ async def test_values_and_fields_answer_alike_too(one: Broker) -> None:
     for store in (one, memory):
         assert await store.values(VALUE, ABSENT, VALUE) == [b"\x000123456789", None, b"\x000123456789"]
         assert (await store.fields(FIELDS), await store.fields(ABSENT)) == ({b"a": b"1", b"b": b"\xff"}, {})
+
+
+async def backlog(broker: Broker) -> Backlog:
+    """What waits on the stream for the group of the broker."""
+    (found,) = await broker.read(GetBacklog(STREAM, KEYS.parked(STREAM), broker.group))
+    assert isinstance(found, Backlog)
+    return found
+
+
+async def test_of_a_stream_that_is_not_there_nothing_waits(one: Broker, client: Any) -> None:
+    found = await backlog(one)
+    assert found == Backlog(server_ms=found.server_ms)
+    assert abs(found.server_ms / 1000 - client.time()[0]) < 5
+
+
+async def test_the_oldest_entry_waits_unread_then_pending_until_it_is_acknowledged(one: Broker, client: Any) -> None:
+    client.xadd(STREAM, {"ts": "1.5", "payload": "[]"}, id="1-0")
+    client.xadd(STREAM, {"ts": "2.5", "payload": "[]"}, id="2-0")
+    assert (await backlog(one)).groups == ()
+    assert (await backlog(one)).waiting_id == "1-0"  # nobody reads at all
+    await one.ensure_group(STREAM)
+    waiting = []
+    for step in ("unread", "pending", "one done", "all done"):
+        if step == "pending":
+            await one.read_new(STREAM, 10)
+        if step.endswith("done"):
+            client.xack(STREAM, "staging", "1-0" if step == "one done" else "2-0")
+        found = await backlog(one)
+        waiting.append((found.waiting_id, found.waiting_ts))
+    assert waiting == [("1-0", 1.5), ("1-0", 1.5), ("2-0", 2.5), ("", None)]
+
+
+async def test_a_waiting_entry_may_have_no_time_or_be_deleted(one: Broker, client: Any) -> None:
+    await one.ensure_group(STREAM)
+    client.xadd(STREAM, {"ts": "soon"}, id="1-0")
+    assert (await backlog(one)).waiting_ts is None
+    await one.read_new(STREAM, 1)
+    client.xdel(STREAM, "1-0")
+    assert ((await backlog(one)).waiting_id, (await backlog(one)).waiting_ts) == ("1-0", None)
+
+
+async def test_groups_newest_id_and_parked_entries_of_a_stream_are_told(one: Broker, client: Any) -> None:
+    await one.ensure_group(STREAM)
+    client.xgroup_create(STREAM, "foreign", "0")
+    client.xadd(STREAM, {"ts": "1"}, id="7-3")
+    client.xdel(STREAM, "7-3")
+    for reason in ("one", "two"):
+        client.xadd(KEYS.parked(STREAM), {"reason": reason})
+    found = await backlog(one)
+    assert (set(found.groups), found.last_id, found.parked) == ({"staging", "foreign"}, "7-3", 2)
 
 
 async def test_all_reads_of_one_call_see_the_same_moment(one: Broker, two: Broker) -> None:
@@ -286,10 +354,6 @@ async def test_entries_can_be_read_by_several_sources_at_once(one: Broker) -> No
 )
 def test_urls_are_shown_without_login(url: str, shown: str) -> None:
     assert hide_password(url) == shown
-
-
-async def test_the_memory_policy_of_the_server_is_known(one: Broker) -> None:
-    assert await one.server_memory_policy() == "noeviction"
 
 
 async def test_a_server_that_may_evict_keys_is_told_about(one: Broker, redis_url: str) -> None:

@@ -52,6 +52,8 @@ from contracts.commit import (
     StartsWith,
     ValueIs,
     Write,
+    dirty_field,
+    watermark_field,
 )
 from contracts.keys import Keys, Layer, Stat
 from contracts.planes import (
@@ -66,6 +68,7 @@ from contracts.planes import (
     unpack_header,
     unpack_rows,
 )
+from contracts.versions import Versions, complete_to
 from stages.staging.records import FMV, QUOTE, TRADE, Record, fmv_record, quote_record, trade_record
 from tests.consumers.stores import InMemory, OnServer, Store
 
@@ -668,6 +671,136 @@ def test_the_next_layer_is_flagged_when_it_was_level_and_only_then(store: Store)
     assert store.entries(COMPUTED_FLAG.stream) == [{"flag": b"computed"}] * 2
     write(store, published_at(3))
     assert store.entries(COMPUTED_FLAG.stream) == [{"flag": b"computed"}] * 2
+
+
+# --- how long a change waits
+
+
+def sampled(advance: Advance) -> Advance:
+    """The same, and the wait of the oldest change is sampled."""
+    return replace(advance, latency=ZSET, counter=HASH)
+
+
+def waits_since(store: Store) -> int | None:
+    """Since when (server's time, µs) the oldest change waits; None if none does."""
+    found = store.fields(VERSIONS).get(dirty_field(PLANE))
+    return int(found) if found is not None else None
+
+
+def wait_longer(store: Store, seconds: float) -> None:
+    """As if the oldest change had come so much earlier."""
+    since = waits_since(store)
+    assert since is not None
+    write(store, SetFields(VERSIONS, {dirty_field(PLANE): since - round(seconds * 1e6)}))
+
+
+def test_the_first_change_of_a_level_plane_starts_to_wait_and_others_wait_with_it(store: Store) -> None:
+    lay_out(store)
+    write(store, merge(row_of(BASE)))
+    first = waits_since(store)
+    write(store, merge(row_of(quote(1001, 1, 90, 95))))
+    assert first is not None and waits_since(store) == first
+
+
+def test_when_it_is_computed_its_wait_is_sampled_and_nothing_waits(store: Store) -> None:
+    lay_out(store)
+    write(store, merge(row_of(BASE)))
+    wait_longer(store, 1.5)
+    write(store, sampled(tiles_at(2)))
+    assert store.scores(ZSET) == {"1": pytest.approx(1500.0, abs=500)}
+    assert store.fields(HASH) == {"samples": b"1"}
+    assert waits_since(store) is None
+
+
+def test_what_changed_meanwhile_waits_from_then_on(store: Store) -> None:
+    lay_out(store)
+    write(store, merge(row_of(BASE)), merge(row_of(quote(1001, 1, 90, 95))))
+    wait_longer(store, 1.5)
+    before = waits_since(store)
+    write(store, sampled(tiles_at(2)))
+    now = waits_since(store)
+    assert before is not None and now is not None and now - before >= 1_500_000
+    assert len(store.scores(ZSET)) == 1
+
+
+def test_tiles_of_a_new_board_or_made_again_are_no_sample(store: Store) -> None:
+    lay_out(store, tiles=0)
+    write(store, sampled(tiles_at(1)))
+    write(store, sampled(tiles_at(1)))
+    assert store.scores(ZSET) == {}
+
+
+# --- up to when what is published is complete
+
+
+def feed_up_to(store: Store, ts: float) -> FeedWatermark:
+    """Every frame received until then is in, and none waits."""
+    stream = KEYS.ws_stream("SPX")
+    if isinstance(store, OnServer) and not store.client.exists(stream):
+        store.client.xgroup_create(stream, "staging", "0", mkstream=True)
+    return FeedWatermark(WATERMARK, stream, "staging", ts)
+
+
+def published_to(store: Store) -> float:
+    return float(store.fields(VERSIONS).get(watermark_field(PLANE, "published"), b"0"))
+
+
+def test_a_published_plane_that_changes_was_complete_up_to_the_watermark_before(store: Store) -> None:
+    lay_out(store)
+    write(store, published_at(1), feed_up_to(store, 10.0))
+    write(store, feed_up_to(store, 20.0))  # frames that changed nothing here
+    write(store, feed_up_to(store, 30.0), merge(row_of(BASE)))
+    assert published_to(store) == 20.0
+    assert float(store.fields(VERSIONS)[watermark_field(PLANE, "quotes")]) == 30.0
+
+
+def test_a_change_in_an_earlier_chunk_of_its_batch_counts_from_the_watermark_of_then(store: Store) -> None:
+    lay_out(store)
+    write(store, published_at(1), feed_up_to(store, 20.0))
+    write(store, merge(row_of(BASE)))
+    write(store, feed_up_to(store, 30.0))
+    assert published_to(store) == 20.0
+
+
+@pytest.mark.parametrize("tiles", [1, 2], ids=["computed not even", "computed"])
+def test_a_plane_that_is_not_published_to_its_last_change_stays_as_complete_as_it_was(store: Store, tiles: int) -> None:
+    lay_out(store)
+    write(store, published_at(1), feed_up_to(store, 20.0), merge(row_of(BASE)))
+    before = published_to(store)
+    write(store, tiles_at(tiles), feed_up_to(store, 40.0))
+    write(store, merge(row_of(quote(1001, 1, 90, 95))))
+    assert published_to(store) == before
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.sampled_from(["quiet", "change", "chunked", "compute", "publish"]), max_size=20))
+def test_up_to_when_everything_is_complete_never_steps_back(store: Store, acts: list[str]) -> None:
+    store.wipe()
+    lay_out(store)
+    write(store, published_at(1), feed_up_to(store, 100.0))
+    told = []
+    for n, act in enumerate(acts):
+        change = merge(row_of(quote(1000 + n, 1, 100 + n, 5000)))
+        if act == "quiet":
+            write(store, feed_up_to(store, 101.0 + n))
+        elif act == "change":
+            write(store, feed_up_to(store, 101.0 + n), change)
+        elif act == "chunked":
+            write(store, change)
+        elif act == "compute":
+            blob = store.string(LAYER)
+            assert blob is not None
+            header = unpack_header(blob)
+            write(store, tiles_at(int(header["version"]), float(header["watermark"])))
+        else:
+            watermark = float(store.fields(VERSIONS).get(watermark_field(PLANE, "tiles"), b"0"))
+            write(store, replace(published_at(version_of(store, "tiles")), watermark=watermark))
+        fields = {name.encode(): value for name, value in store.fields(VERSIONS).items()}
+        told.append(complete_to(Versions(fields), (PLANE,), float(store.fields(WATERMARK)["ts"])) or 0.0)
+    assert told == sorted(told)
+
+
+# --- flags
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

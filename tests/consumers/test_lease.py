@@ -10,7 +10,7 @@ import pytest
 
 from consumers import lease as lease_module
 from consumers.broker import Broker
-from consumers.lease import every, while_owned
+from consumers.lease import Share, every, while_owned
 from contracts.errors import TransientError
 from contracts.keys import Keys
 from tests.waiting import wait_until_async
@@ -22,8 +22,9 @@ LEASE = KEYS.lease("tick", "SPX")
 @pytest.fixture(autouse=True)
 def short_leases(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leases of 0.2 s, looked at every 20 ms."""
-    monkeypatch.setattr(lease_module, "LEASE_MS", 200)
-    monkeypatch.setattr(lease_module, "RENEW_EVERY_S", 0.02)
+    short = {"HOLD_MS": 200, "LATE_MS": 200, "RENEW_EVERY_S": 0.02, "STANDBY_EVERY_S": 0.02, "COUNT_EVERY_S": 0.05}
+    for name, value in short.items():
+        monkeypatch.setattr(lease_module, name, value)
 
 
 @pytest.fixture
@@ -79,6 +80,23 @@ async def test_periodic_work_passes_on_when_its_holder_dies(brokers: list[Broker
     await asyncio.wait({dying})
     heir = asyncio.create_task(every(brokers[1], LEASE, 0.02, act, stop))
     await wait_until_async(lambda: done[-1] == "two", "the other works", 1.0)
+    stop.set()
+    await heir
+
+
+async def test_periodic_work_with_a_long_period_passes_on_as_soon_as_its_lease_ran_out(
+    brokers: list[Broker], client: Any
+) -> None:
+    """The others do not wait for a whole period to look."""
+    done: list[str] = []
+    stop = asyncio.Event()
+
+    async def act(lease: str, owner: str) -> None:
+        done.append(owner)
+
+    client.set(LEASE, "a holder that died", px=300)
+    heir = asyncio.create_task(every(brokers[0], LEASE, 60.0, act, stop))
+    await wait_until_async(lambda: done, "the heir works", 2.0)
     stop.set()
     await heir
 
@@ -184,3 +202,113 @@ async def test_held_work_that_ends_by_itself_is_begun_again(brokers: list[Broker
     await wait_until_async(lambda: len(begun) >= 3, "it is begun again")
     stop.set()
     await task
+
+
+async def test_one_answer_that_does_not_come_ends_nothing(
+    brokers: list[Broker], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = Held()
+    stop = asyncio.Event()
+    task = asyncio.create_task(while_owned(brokers[0], LEASE, held.by("one"), stop))
+    await wait_until_async(lambda: held.holders == ["one"], "it works")
+    renew, faults = Broker.take_lease, [1]
+
+    async def away_once(self: Broker, key: str, ttl_ms: int) -> bool:
+        if faults:
+            faults.pop()
+            raise TransientError("away")
+        return await renew(self, key, ttl_ms)
+
+    monkeypatch.setattr(Broker, "take_lease", away_once)
+    await wait_until_async(lambda: not faults, "a renewal failed")
+    await asyncio.sleep(0.2)
+    assert held.holders == ["one"]
+    stop.set()
+    await task
+
+
+# --- leases that spread
+
+
+LEASES = [KEYS.lease(f"feed:options:{shard}", "SPX") for shard in range(4)]
+
+
+class Fleet:
+    """Processes that compete for LEASES; `counted` is how many they think they are."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.counted = 0
+        self.holders: dict[str, list[str]] = {lease: [] for lease in LEASES}
+        self.most = 0
+        self.running: dict[str, tuple[Broker, asyncio.Event, list[asyncio.Task[None]]]] = {}
+
+    def start(self, name: str) -> None:
+        broker = Broker(self.url, "massive", name, KEYS.cursor("massive", "SPX"))
+        share, stop = Share(len(LEASES), self.count), asyncio.Event()
+        tasks = [
+            asyncio.create_task(while_owned(broker, lease, self.work(lease, name), stop, share)) for lease in LEASES
+        ]
+        self.running[name] = broker, stop, tasks
+        self.counted = len(self.running)
+
+    async def count(self) -> int:
+        return self.counted
+
+    def work(self, lease: str, name: str) -> Any:
+        async def hold(stop: asyncio.Event) -> None:
+            self.holders[lease].append(name)
+            self.most = max(self.most, len(self.holders[lease]))
+            try:
+                await stop.wait()
+            finally:
+                self.holders[lease].remove(name)
+
+        return hold
+
+    async def stop(self, name: str) -> None:
+        broker, stop, tasks = self.running.pop(name)
+        stop.set()
+        await asyncio.gather(*tasks)
+        await broker.close()
+        self.counted = len(self.running)
+
+    def shares(self) -> dict[str, int]:
+        names = [name for found in self.holders.values() for name in found]
+        return {name: names.count(name) for name in self.running}
+
+
+@pytest.fixture
+async def fleet(redis_url: str) -> AsyncIterator[Fleet]:
+    """Nobody runs yet; whoever does is stopped."""
+    found = Fleet(redis_url)
+    yield found
+    for name in list(found.running):
+        await found.stop(name)
+
+
+async def test_leases_spread_over_processes_that_start_one_after_the_other(fleet: Fleet) -> None:
+    fleet.start("one")
+    await wait_until_async(lambda: fleet.shares() == {"one": 4}, "alone it holds all")
+    fleet.start("two")
+    await wait_until_async(lambda: fleet.shares() == {"one": 2, "two": 2}, "they share")
+    fleet.start("three")
+    await wait_until_async(
+        lambda: sum(fleet.shares().values()) == 4 and max(fleet.shares().values()) == 2, "nobody has more than two"
+    )
+    assert fleet.most == 1
+
+
+async def test_the_leases_of_a_process_that_stops_go_to_the_others(fleet: Fleet) -> None:
+    fleet.start("one")
+    fleet.start("two")
+    await wait_until_async(lambda: sum(fleet.shares().values()) == 4, "all are held")
+    await fleet.stop("one")
+    await wait_until_async(lambda: fleet.shares() == {"two": 4}, "the other has all")
+    assert fleet.most == 1
+
+
+async def test_a_wrong_count_leaves_no_lease_without_holder(fleet: Fleet) -> None:
+    fleet.start("one")
+    fleet.counted = 4  # three of which do not exist
+    await wait_until_async(lambda: fleet.shares() == {"one": 4}, "it takes what stays free")

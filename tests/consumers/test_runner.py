@@ -16,10 +16,10 @@ import redis
 from consumers import broker as broker_module
 from consumers import runner as runner_module
 from consumers.broker import Broker, RawEntry
-from consumers.runner import Runner
+from consumers.runner import Backoff, Runner
 from contracts.commit import Commit, Count, FieldIs, Guard
 from contracts.errors import DataError, FatalError, NewerSchemaError, TransientError
-from contracts.keys import Keys
+from contracts.keys import Keys, Stat
 from contracts.messages import PlaneDirty, decode, encode
 from contracts.ports import Reader
 from contracts.stage import Entry, Source, Stage
@@ -255,6 +255,47 @@ async def test_a_refused_commit_loads_and_steps_again(start: Start, client: Any)
     worker = start(Tiny(load=load, step=step))
     await until_seen(client, once("done"))
     assert (loads, worker.runner.activity.refused) == ([0, 1], 1)
+
+
+@pytest.mark.parametrize(
+    ("key", "held", "counted"),
+    [
+        (KEYS.active("SPX"), False, {b"stale_epoch_refusals": b"1"}),
+        (KEYS.active("SPX"), True, {b"fences": b"1"}),
+        (KEYS.building("SPX"), True, {b"fences": b"1"}),
+        (KEYS.tick("SPX"), False, {}),
+    ],
+    ids=["the epoch changed", "a promotion lost to another epoch", "a promotion lost to another builder", "another"],
+)
+async def test_what_is_refused_because_the_board_moved_on_is_counted(
+    start: Start, client: Any, key: str, *, held: bool, counted: dict[bytes, bytes]
+) -> None:
+    """By the runner, in a commit of its own: a refused commit writes nothing."""
+    tries: list[int] = []
+
+    def step(state: object, entries: Entries) -> list[Commit]:
+        tries.append(1)
+        ids = tuple(entry.id for entry in entries)
+        if len(tries) == 1:
+            return [Commit(() if held else ids, (FieldIs(key, "SPX", "gone"),), holds=ids if held else ())]
+        return count_each(state, entries)
+
+    add(client, "a")
+    start(Tiny(step=step))
+    await until_seen(client, once("a"))
+    assert client.hgetall(KEYS.analytics(Stat.EPOCH, "SPX")) == counted
+
+
+async def test_a_builder_whose_entry_another_owns_is_a_fence(start: Start, client: Any) -> None:
+    def step(state: object, entries: Entries) -> list[Commit]:
+        ids = tuple(entry.id for entry in entries)
+        client.xclaim(STREAM, GROUP, "another", 0, [one.id for one in ids])
+        return [Commit(holds=ids)]
+
+    add(client, "a")
+    worker = start(Tiny(step=step))
+    await wait_until_async(lambda: client.hgetall(KEYS.analytics(Stat.EPOCH, "SPX")) == {b"fences": b"1"}, "a fence")
+    assert worker.runner.activity.lost == 1
 
 
 # --- poison
@@ -512,6 +553,45 @@ async def test_a_fault_of_long_work_is_retried(start: Start, client: Any) -> Non
     assert parked(client) == []
 
 
+async def test_long_work_waits_longer_after_every_fault(
+    start: Start, client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits: list[float] = []
+
+    async def wait(self: Backoff, stop: asyncio.Event, at_least_s: float = 0.0) -> None:
+        self._delay = min(runner_module.MAX_BACKOFF_S, self._delay * 2 or 0.05)
+        waits.append(max(self._delay, at_least_s))
+
+    monkeypatch.setattr(Backoff, "wait", wait)
+    failures = [TransientError("wait", 7.0), TransientError("away"), TransientError("away")]
+
+    async def load(reader: Reader, entries: Entries) -> None:
+        if failures:
+            raise failures.pop()
+
+    add(client, "long")
+    start(Tiny(load=load, in_background=lambda name: True))
+    await until_seen(client, once("long"))
+    assert waits == [0.05, 0.1, 7.0]
+
+
+async def test_long_work_of_one_partition_does_not_wait_for_another_s(start: Start, client: Any) -> None:
+    """One consumer that has both: the next fetch of a symbol must not wait for the slow one of another."""
+    release = asyncio.Event()
+
+    async def load(reader: Reader, entries: Entries) -> None:
+        if entries[0].message == "slow":
+            await release.wait()
+
+    add(client, "slow", "fast1")
+    start(Tiny(load=load, partition=lambda name: name[:4], concurrent=True, in_background=lambda name: True))
+    await until_seen(client, once("fast1"))
+    add(client, "fast2")
+    await until_seen(client, once("fast1", "fast2"))
+    release.set()
+    await until_seen(client, once("fast1", "fast2", "slow"))
+
+
 async def test_poison_among_long_work_is_parked(start: Start, client: Any) -> None:
     async def load(reader: Reader, entries: Entries) -> None:
         if any(entry.message == "bad" for entry in entries):
@@ -533,6 +613,19 @@ async def test_a_fatal_error_of_long_work_ends_the_runner(start: Start, client: 
     with pytest.raises(ExceptionGroup) as raised:
         await asyncio.wait_for(worker.task, 5.0)
     assert raised.group_contains(FatalError, match="fix the plan")
+
+
+async def test_long_work_that_outlasts_a_drain_is_left_to_another(
+    start: Start, client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A fetch that waits for its request budget must not hold up a stop."""
+    monkeypatch.setattr(runner_module, "DRAIN_S", 0.1)
+    long = Long()
+    ids = add(client, "long")
+    worker = start(long.tiny)
+    await wait_until_async(lambda: long.begun, "it has begun")
+    await worker.drain()
+    assert pending(client) == [(ids[0], "one")]
 
 
 async def test_long_work_keeps_its_entries(start: Start, client: Any) -> None:

@@ -87,6 +87,8 @@ BODY: dict[str, Any] = json.loads(wire(DIRTY)[b"data"])
         ({"data": b"{"}, "plane.dirty"),
         ({"data": b"[]"}, "plane.dirty"),
         ({"data": b"\xff"}, "plane.dirty"),
+        ({"data": b'{"symbol":"\xff"}'}, "plane.dirty"),
+        ({"data": b'{"symbol":' + b"[" * 100_000}, "plane.dirty"),
         ({"data": json.dumps({**BODY, "rows": [1]})}, "rows"),
         ({"data": json.dumps({**BODY, "plane": 7})}, "plane"),
         ({"data": json.dumps({**BODY, "plane": None})}, "plane"),

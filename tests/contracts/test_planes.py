@@ -33,7 +33,7 @@ from contracts.planes import (
 
 
 @pytest.mark.parametrize(
-    ("dtype", "size"), [(QUOTE_ROW, 48), (TRADE_ROW, 96), (CHAIN_ROW, 104)], ids=["quotes", "trades", "chain"]
+    ("dtype", "size"), [(QUOTE_ROW, 48), (TRADE_ROW, 96), (CHAIN_ROW, 112)], ids=["quotes", "trades", "chain"]
 )
 def test_rows_have_the_documented_size(dtype: np.dtype[np.void], size: int) -> None:
     """Scripts and other programs know the offsets: no padding may creep in."""

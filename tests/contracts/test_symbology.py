@@ -133,10 +133,14 @@ def utc(*parts: int) -> float:
         ("SPXW", "2026-10-30", utc(2026, 10, 30, 20, 0)),
         ("SPXW", "2026-11-02", utc(2026, 11, 2, 21, 0)),
         ("SPY", "2026-01-16", utc(2026, 1, 16, 21, 0)),
+        ("SPXW", "2026-11-27", utc(2026, 11, 27, 18, 0)),
+        ("SPY", "2025-07-03", utc(2025, 7, 3, 17, 0)),
+        ("VIX", "2026-11-27", utc(2026, 11, 27, 14, 30)),
     ],
     ids=[
         "AM in winter", "PM in winter", "AM in summer", "PM in summer", "before clocks go forward", "after",
-        "before clocks go back", "after", "stocks",
+        "before clocks go back", "after", "stocks", "PM, early close", "stocks, early close",
+        "AM, early close",
     ],
 )  # fmt: skip
 def test_settlement_is_an_instant_in_new_york(root: str, expiration: str, instant: float) -> None:

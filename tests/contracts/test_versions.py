@@ -62,6 +62,12 @@ def test_the_publication_at_hand_counts_as_published() -> None:
     assert complete_to(BEHIND, (NEAR, FAR), 12.0, {NEAR: Level(3, 8.0), FAR: Level(5, 9.0)}) == 12.0
 
 
+def test_what_the_published_version_is_known_to_be_complete_to_counts_also_for_a_cut_of_it() -> None:
+    """A cut carries the watermark of the last change; nothing came until the plane got behind at 7."""
+    assert complete_to(BEHIND, (FAR,), 12.0, {FAR: Level(4, 2.0)}) == 7.0
+    assert complete_to(BEHIND, (FAR,), 12.0, {FAR: Level(3, 2.0)}) == 2.0
+
+
 def test_it_is_never_later_than_the_source() -> None:
     assert complete_to(BEHIND, (NEAR, FAR), 5.0) == 5.0
 

@@ -13,9 +13,9 @@ import aiohttp
 import numpy as np
 
 from contracts.planes import TILE_FIELDS, UNKNOWN, Ints, decode_tiles
+from contracts.published import apply_diff
 from contracts.settings import Settings
 from ops.gateway.server import RunningGateway, serving
-from stages.models.diff import apply_diff
 from tests.ops.pipeline import SYMBOL, SmallPipeline, small_pipeline
 
 PLANE = "SPXW:2031-01-15"

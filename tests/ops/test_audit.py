@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import orjson
 import pytest
 import redis
 
+from contracts.analytics import decode_cut
 from contracts.keys import Keys, Layer
 from contracts.planes import HEADER_BYTES
 from contracts.settings import Settings
@@ -56,9 +58,23 @@ def flip_cell(layer: Layer) -> Damage:
     return damage
 
 
-def change_model(client: Any, keys: Keys, epoch: str) -> None:
-    model = orjson.loads(client.get(keys.gex_model(SYMBOL)))
-    client.set(keys.gex_model(SYMBOL), orjson.dumps({**model, "net": 1.0}), keepttl=True)
+def change_cut(part: str, name: str) -> Damage:
+    def damage(client: Any, keys: Keys, epoch: str) -> None:
+        key = keys.plane(epoch, PLANE, Layer.ANALYTICS)
+        cut = decode_cut(client.get(key))
+        rows = getattr(cut, part).copy()
+        rows[name][0] = 0.5
+        client.set(key, replace(cut, **{part: rows}).encode(), keepttl=True)
+
+    return damage
+
+
+def change_of(name: str, **values: object) -> Damage:
+    def damage(client: Any, keys: Keys, epoch: str) -> None:
+        model = orjson.loads(client.get(keys.model(name, SYMBOL)))
+        client.set(keys.model(name, SYMBOL), orjson.dumps({**model, **values}), keepttl=True)
+
+    return damage
 
 
 DAMAGES: dict[str, Damage] = {
@@ -69,7 +85,13 @@ DAMAGES: dict[str, Damage] = {
     "a HASH that says another bid": lambda c, k, e: c.hset(k.contract(e, "O:SPXW310115C06900000"), "bid", "1.00"),
     "a clean epoch marked dirty too": lambda c, k, e: c.sadd(k.dirty(SYMBOL), e),
     "a wrong count of lagging planes": lambda c, k, e: c.hincrby(k.versions(e), "lagging", 1),
-    "a model that its rows do not give": change_model,
+    "a greek that its rows do not give": change_cut("exposures", "vanna"),
+    "a forward that its rows do not give": change_cut("plane", "forward"),
+    "a model that its rows do not give": change_of("gex", net=1.0),
+    "a mode that its rows do not give": change_of("mode", score=50.0),
+    "a gravity that its inputs do not give": change_of("gravity", best=6900),
+    "a trail that was not published": lambda c, k, e: c.set(k.trail(SYMBOL), b"[[1.0,2.0,3.0]]", ex=60),
+    "a gravity that its minute history does not have": lambda c, k, e: c.delete(k.gravity_history(SYMBOL)),
     "an epoch that is on no timeline": lambda c, k, e: c.delete(k.timeline(SYMBOL)),
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from collections import Counter
 from datetime import UTC, datetime
 from pathlib import Path
@@ -194,3 +195,19 @@ def test_real_files_reproduce_the_known_figures(
 def test_expired_rows_are_kept_and_can_be_told_apart() -> None:
     chain = read_chain_file(CHAINS / "rut_2023-09-20_delayed_quotes.json")
     assert sum(gamma_exposure(chain, "2023-09-20")) == pytest.approx(-1.253137036, rel=1e-6)
+
+
+def test_a_compressed_file_is_read_alike(tmp_path: Path) -> None:
+    plain = write(tmp_path, desk(), "chain.json")
+    packed = tmp_path / "chain.json.gz"
+    packed.write_bytes(gzip.compress(plain.read_bytes()))
+    assert read_chain_file(packed).contracts == read_chain_file(plain).contracts
+
+
+def test_a_compressed_file_that_is_cut_or_is_none_is_refused(tmp_path: Path) -> None:
+    packed = gzip.compress(write(tmp_path, desk()).read_bytes())
+    for content in (packed[:-12], b"no gzip at all"):
+        file = tmp_path / "chain.json.gz"
+        file.write_bytes(content)
+        with pytest.raises(DataError, match="cannot be read"):
+            read_chain_file(file)

@@ -16,14 +16,17 @@ from contracts.settings import Settings
 from ops.cli import ContractsOption, RateOption, ScenarioOption, SeedOption, settings_table
 from ops.joining import joined_environment, remember_environment
 from ops.mock.provider import MockOptions
-from ops.programs import MOCK, SERVER, MockChoice, Plan, make_plan
+from ops.mock.scenario import SCENARIOS
+from ops.programs import MOCK, SERVER, MockChoice, Plan, make_plan, reserved_mock_port
 from ops.provider_key import load_settings_with_key
+from ops.sample_chain import FILE
 from ops.supervision import SupervisorFiles
 from ops.tables import format_table
 
+SAMPLE = str(FILE)
 COMMANDS = (
     "up", "down", "mock", "stage", "gateway", "status", "epochs", "parked", "audit", "settings",
-    "gex", "chaos", "bench",
+    "gex", "heatmap", "validate", "chaos", "bench",
 )  # fmt: skip
 
 
@@ -56,8 +59,19 @@ def run(folder: Path, *arguments: str, **environment: str) -> subprocess.Complet
         (("up", "--chain", "none.json"), {}, "none.json: cannot be read"),
         (("up", "--rate", "5"), {"MASSIVE_API_KEY": "pw-s3cret"}, "with MASSIVE_API_KEY set there is none"),
         (("mock", "--scenario", "nope"), {}, "no scenario 'nope'"),
+        (("up", "--scenario", "nope"), {}, "no scenario 'nope'"),
         (("gex", "none.json"), {}, "none.json: cannot be read"),
         (("gex", "none.json", "--gamma", "mine"), {}, "MASSIVE_GAMMA='mine'"),
+        (
+            ("heatmap", "none.json", "--strategy", "single", "--expiration", "2026-01-12"),
+            {},
+            "none.json: cannot be read",
+        ),
+        (("heatmap", SAMPLE, "--strategy", "single", "--expiration", "soon"), {}, "no expiration 'soon' in this file"),
+        (("gex", SAMPLE, "--png", "nowhere/gex.png"), {}, "nowhere/gex.png: cannot be written"),
+        (("validate", "none.json"), {"REDIS_URL": "redis://127.0.0.1:1"}, "no file and no symbol 'none.json' here"),
+        (("validate", SAMPLE), {}, "not JSON"),
+        (("validate",), {"REDIS_URL": "redis://127.0.0.1:1"}, "is not available"),
         (("audit", "QQQ"), {"REDIS_URL": "redis://127.0.0.1:1"}, "no symbol 'QQQ' here"),
         (("parked", "redrive", "ws"), {"REDIS_URL": "redis://127.0.0.1:1"}, "give either --id"),
     ],
@@ -95,6 +109,17 @@ def test_help_names_every_command(tmp_path: Path) -> None:
     for name in COMMANDS:
         done = run(tmp_path, name, "--help")
         assert done.returncode == 0 and "--attached" not in done.stdout, name
+
+
+@pytest.mark.parametrize("name", ["up", "mock"])
+def test_help_lists_the_scenarios(tmp_path: Path, name: str) -> None:
+    page = "".join(run(tmp_path, name, "--help").stdout.split()).replace("-", "")
+    assert all(scenario.replace("-", "") in page for scenario in SCENARIOS)
+
+
+def test_a_scenario_nobody_knows_starts_nothing(tmp_path: Path) -> None:
+    assert run(tmp_path, "up", "--scenario", "nope").returncode == 2
+    assert not list(tmp_path.iterdir())
 
 
 def test_defaults_told_are_those_of_the_mock() -> None:
@@ -162,6 +187,11 @@ def test_up_runs_server_and_mock_only_when_needed(tmp_path: Path) -> None:
     assert [program.name for program in plan.programs] == names[2:]
     assert plan.redis_url == "redis://h:1" and plan.environment["MASSIVE_API_KEY"] == "real"
     assert "MASSIVE_REST_URL" not in plan.environment
+
+
+def test_two_pipelines_that_start_together_take_different_ports() -> None:
+    with reserved_mock_port() as one, reserved_mock_port() as other:
+        assert one != other
 
 
 def test_a_chain_file_names_the_symbol_unless_symbols_are_given(tmp_path: Path) -> None:

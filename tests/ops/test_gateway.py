@@ -20,6 +20,7 @@ from contracts.settings import Settings
 from ops.gateway import follower as follower_module
 from ops.gateway.event import Event, View
 from ops.gateway.follower import Client
+from ops.gateway.metrics import render_metrics
 from ops.gateway.server import serving
 from ops.gateway.stream import FIRST, format_id, merged, parse_id
 from tests.ops.pipeline import STRIKES, SYMBOL
@@ -186,10 +187,39 @@ async def test_status_and_probes(scene: Scene) -> None:
             page = await response.text()
     assert 'marketswarm_gateway_clients{symbol="SPX"} 1.0' in page and "marketswarm_redis_up 1.0" in page
     assert 'marketswarm_analytics{name="promotions",partition="SPX",stat="epoch"} 1.0' in page
+    assert 'marketswarm_promotions_total{partition="SPX",reason="bootstrap"} 1.0' in page
+    assert 'marketswarm_fences_total{partition="SPX"} 0.0' in page
+    assert 'marketswarm_health{symbol="SPX"} 0.0' in page
     async with scene.http.get(scene.gateway.url) as response:
         assert "/events/{U}" in await response.text()
     heartbeats = scene.pipeline.client.hvals(scene.pipeline.keys.heartbeat())
     assert [json.loads(body)["port"] for body in heartbeats] == [scene.gateway.port]
+
+
+def test_epoch_analytics_and_health_are_metrics_of_their_own() -> None:
+    epoch = {
+        "promotions_geometry": 2.0, "promotions_dormancy": 1.0, "promotion_rate_per_min:SPX": 3.0, "fences": 4.0,
+        "stale_epoch_refusals": 5.0, "dormancy_triggers": 1.0, "dirty_ms_p50": 1.5, "dirty_ms_p99": 9.0,
+    }  # fmt: skip
+    health = {
+        "SPX": {"status": "degraded", "signals": {"snapshot_age_s": 31.0}},
+        "NDX": {"status": "ok", "signals": {}},
+    }
+    page = render_metrics([], {("SPX", "epoch"): epoch, ("SPX", "chain"): {"fences": 9.0}}, health).decode()
+    for line in (
+        'marketswarm_promotions_total{partition="SPX",reason="geometry"} 2.0',
+        'marketswarm_promotions_total{partition="SPX",reason="dormancy"} 1.0',
+        'marketswarm_promotion_rate_per_min{partition="SPX",symbol="SPX"} 3.0',
+        'marketswarm_fences_total{partition="SPX"} 4.0',
+        'marketswarm_stale_epoch_refusals_total{partition="SPX"} 5.0',
+        'marketswarm_dormancy_triggers_total{partition="SPX"} 1.0',
+        'marketswarm_dirty_ms{partition="SPX",quantile="p50"} 1.5',
+        'marketswarm_dirty_ms{partition="SPX",quantile="p99"} 9.0',
+        'marketswarm_health{symbol="SPX"} 1.0',
+        'marketswarm_health{symbol="NDX"} 0.0',
+        'marketswarm_health_signal{signal="snapshot_age_s",symbol="SPX"} 31.0',
+    ):
+        assert line in page.splitlines()
 
 
 ODD_REQUESTS = {

@@ -8,10 +8,10 @@ import pytest
 
 from contracts.errors import DataError
 from contracts.geometry import Listing, Plane
+from contracts.plan import Plan, compile_plan
 from contracts.planes import UNKNOWN, Array, empty_quotes
 from contracts.symbology import format_ticker
 from ops.gateway.tiles import Json, TileName, cell_of, tile_view
-from stages.calculate.plan import Plan, compile_plan
 from stages.calculate.tiles import compute_tiles
 from tests.ops.pipeline import STRIKES, SYMBOL
 from tests.ops.scene import PLANE, Scene

@@ -15,13 +15,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from contracts.errors import DataError
+from contracts.plan import SIDES, STRATEGIES
 from contracts.planes import TILE_FIELDS, UNKNOWN, Ints
+from contracts.published import cells_crc
 from ops.gateway.coalescing import coalesced
 from ops.gateway.event import GZIP_HEADER, KINDS, MOST_FORMS, Event, Layout, View, deflated, parse_view
 from ops.gateway.listening import accepts_gzip
 from ops.gateway.stream import merged
-from stages.calculate.plan import SIDES, STRATEGIES
-from stages.models.diff import cells_crc, diff_cells, encode_diff, encode_reset
+from stages.models.diff import diff_cells, encode_diff, encode_reset
 
 Json = dict[str, Any]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from datetime import date, datetime
+from datetime import time as clock
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +16,10 @@ from contracts.errors import FatalError
 from contracts.symbology import CALL, NEW_YORK, parse_ticker
 from ops.chain_file import ChainFile, ChainFileContract
 from ops.mock import trading_days
-from ops.mock.clock import ClockFile, MarketClock
+from ops.mock.clock import ClockFile, MarketClock, moment_of
 from ops.mock.listing import UNKNOWN_CENTS
 from ops.mock.market import Market, first_moment
-from ops.mock.scenario import Window, parse_scenario
+from ops.mock.scenario import Day, Fault, Scenario, Start, Step, parse_scenario
 
 NICKELS = 300
 
@@ -256,20 +257,20 @@ class LocalTime:
 def test_the_market_clock_runs_at_its_rate_and_rolls_to_the_next_morning() -> None:
     local = LocalTime()
     friday = trading_days.at(date(2026, 1, 16), trading_days.CLOSE) - 60.0
-    clock = MarketClock(friday, always_open=True, rate=2.0, local_time=local)
+    market = MarketClock(friday, always_open=True, rate=2.0, local_time=local)
     local.now += 10.0
-    assert clock.now() == friday + 20.0
+    assert market.now() == friday + 20.0
     local.now += 20.0
-    assert datetime.fromtimestamp(clock.now(), NEW_YORK).isoformat() == "2026-01-20T09:35:00-05:00"
+    assert datetime.fromtimestamp(market.now(), NEW_YORK).isoformat() == "2026-01-20T09:35:00-05:00"
     local.now += 1.0
-    assert datetime.fromtimestamp(clock.now(), NEW_YORK).isoformat() == "2026-01-20T09:35:02-05:00"
+    assert datetime.fromtimestamp(market.now(), NEW_YORK).isoformat() == "2026-01-20T09:35:02-05:00"
 
 
 def test_a_recorded_clock_never_rolls() -> None:
     local = LocalTime()
-    clock = MarketClock(1783845287.0, local_time=local)
+    market = MarketClock(1783845287.0, local_time=local)
     local.now += 5.0
-    assert clock.now() == 1783845292.0
+    assert market.now() == 1783845292.0
 
 
 def test_the_clock_file_keeps_each_source(tmp_path: Path) -> None:
@@ -290,29 +291,65 @@ def test_a_seeded_market_begins_in_session_in_a_monthly_week(seed: int) -> None:
     assert 0 < (trading_days.third_friday(day.year, day.month) - day).days < 5
 
 
-def test_windows_recur() -> None:
-    window = Window(20.0, 3.0, 30.0)
-    assert [window.covers(second) for second in (0, 19.9, 20, 22.9, 23, 50, 53, 80.5)] == [
-        False,
-        False,
-        True,
-        True,
-        False,
-        True,
-        False,
-        True,
-    ]
+def test_faults_recur() -> None:
+    step = Step(Fault.SILENCE, 20.0, 3.0, 30.0)
+    seconds = (0, 19.9, 20, 22.9, 23, 50, 53, 80.5)
+    assert [step.covers(second) for second in seconds] == [False, False, True, True, False, True, False, True]
+    assert [step.times_begun(second) for second in seconds] == [0, 0, 1, 1, 1, 2, 2, 3]
+    assert Step(Fault.NEW_STRIKE, 20.0).times_begun(1e6) == 1
 
 
 def test_scenarios_take_a_duration_and_refuse_what_they_do_not_know() -> None:
-    assert parse_scenario("silence:30s").silent == Window(20.0, 30.0, 60.0)
-    assert parse_scenario("outage:20m").dead.length_s == 1200.0
-    assert parse_scenario("spot-gap").spot_factor(19.0) == 1.0
-    assert parse_scenario("spot-gap").spot_factor(21.0) == pytest.approx(1.03)
-    drift = [parse_scenario("drift").spot_factor(60.0 * minute) for minute in range(200)]
-    assert max(drift) == pytest.approx(1.04)
-    assert min(drift) == pytest.approx(0.96)
-    assert drift[1] == pytest.approx(1.004)
-    for text in ("nonsense", "silence:soon", "drift:3s"):
+    assert parse_scenario("silence:30s") == Scenario((Step(Fault.SILENCE, 30.0, 30.0),))
+    assert not parse_scenario("silence:20s").acts(Fault.SILENCE, 100.0)
+    assert parse_scenario("outage:20m").acts(Fault.OUTAGE, 1229.0)
+    for text in ("nonsense", "silence:soon", "drift:3s", "new-strike:3s"):
         with pytest.raises(FatalError):
             parse_scenario(text)
+
+
+def test_a_gap_moves_the_spot_from_its_moment_on() -> None:
+    gap = parse_scenario("spot-gap")
+    assert gap.spot_factor(29.0) == 1.0
+    assert gap.spot_factor(31.0) == gap.spot_factor(1e6) == pytest.approx(1.03)
+
+
+def test_a_start_is_the_next_such_moment_of_the_calendar() -> None:
+    thursday = trading_days.at(date(2026, 2, 19), trading_days.FIRST_START)
+    starts = {
+        (Day.THIRD_FRIDAY, clock(9, 29, 30)): "2026-02-20T09:29:30-05:00",
+        (Day.ORDINARY, clock(15, 59, 30)): "2026-02-19T15:59:30-05:00",
+        (Day.ORDINARY, clock(9, 30)): "2026-02-23T09:30:00-05:00",  # not the third Friday in between
+    }
+    for (day, at), told in starts.items():
+        assert datetime.fromtimestamp(moment_of(Start(day, at), thursday), NEW_YORK).isoformat() == told
+
+
+def test_an_expiration_leaves_the_listing_as_soon_as_it_settles_when_told() -> None:
+    day = date(2026, 2, 19)
+    close = trading_days.at(day, trading_days.CLOSE)
+    kept = Market.synthetic(contracts=200, start_ts=close - 1.0)
+    left = Market.synthetic(contracts=200, start_ts=close - 1.0, delist_after_s=0.0)
+    assert len(kept.listing) == len(left.listing)
+    interest = {cid: left.facts.open_interest[row] for cid, row in left.listing.row_of.items()}
+    for market in (kept, left):
+        market.advance(close)
+    assert min(contract.expiration for contract in kept.listing.contracts) == "2026-02-19"
+    assert min(contract.expiration for contract in left.listing.contracts) == "2026-02-20"
+    assert set(left.listing.row_of) < set(kept.listing.row_of)
+    assert all(left.facts.open_interest[row] == interest[cid] for cid, row in left.listing.row_of.items())
+
+
+def test_nothing_was_traded_in_the_future() -> None:
+    before_open = trading_days.at(date(2026, 2, 20), trading_days.OPEN) - 30.0
+    market = Market.synthetic(contracts=200, start_ts=before_open)
+    assert (market.facts.last_ts <= before_open + 0.001).all()
+
+
+def test_a_day_of_drift_stays_within_a_normal_range() -> None:
+    start = parse_scenario("drift").start
+    assert start is not None
+    opened = moment_of(start, first_moment(1))
+    day = np.arange(opened, opened + 6.5 * 3600.0, 10.0)
+    path = Market.synthetic(contracts=200).spot_path("SPX", day.tolist())
+    assert 0.004 < (path.max() - path.min()) / path[0] < 0.02

@@ -4,117 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from collections.abc import AsyncIterator
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 import aiohttp
 import orjson
 import pytest
 
 from contracts.errors import DataError, FatalError
-from contracts.symbology import parse_ticker
+from contracts.symbology import NEW_YORK, parse_ticker
+from ops.mock import trading_days
 from ops.mock.provider import MockOptions
-from ops.mock.scenario import ALWAYS, Scenario, Window
-from ops.mock.server import RunningMock, serving
+from ops.mock.scenario import SCENARIOS, Day, Fault, Scenario, Step, lasting
+from ops.mock.server import serving
+from tests.ops.mock_client import KEY, PATIENCE_S, Client, closing, connected, events_of, statuses, subscribe, until
 
 CHAINS = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "chains"
-KEY = "test-key"
-PATIENCE_S = 10.0
-
-
-@dataclass
-class Client:
-    """An HTTP session with a good key against one running mock."""
-
-    mock: RunningMock
-    session: aiohttp.ClientSession
-
-    async def get(self, path: str, **parameters: Any) -> Any:
-        async with self.session.get(self.mock.rest_url + path, params=parameters) as response:
-            assert response.status == 200, await response.text()
-            return orjson.loads(await response.read())
-
-    async def status(self, path: str, headers: dict[str, str] | None = None) -> tuple[int, str]:
-        async with self.session.get(self.mock.rest_url + path, headers=headers) as response:
-            return response.status, await response.text()
-
-    async def pages(self, path: str, **parameters: Any) -> list[list[dict[str, Any]]]:
-        page = await self.get(path, **parameters)
-        pages = [page["results"]]
-        while "next_url" in page:
-            assert page["next_url"].startswith(self.mock.rest_url)
-            page = await self.get(page["next_url"].removeprefix(self.mock.rest_url))
-            pages.append(page["results"])
-        return pages
-
-    @asynccontextmanager
-    async def feed(self, cluster: str = "options", key: str = KEY) -> AsyncIterator[aiohttp.ClientWebSocketResponse]:
-        """A connection that is greeted and authenticated."""
-        async with self.session.ws_connect(f"{self.mock.rest_url}/{cluster}") as socket:
-            assert await statuses(socket) == [("connected", "Connected Successfully")]
-            await socket.send_json({"action": "auth", "params": key})
-            assert await statuses(socket) == [("auth_success", "authenticated")]
-            yield socket
 
 
 @pytest.fixture
 async def client(tmp_path: Path) -> AsyncIterator[Client]:
     async with connected(MockOptions(port=0, data=tmp_path, contracts=700, rate=2000)) as connection:
         yield connection
-
-
-@asynccontextmanager
-async def connected(options: MockOptions) -> AsyncIterator[Client]:
-    headers = {"Authorization": f"Bearer {KEY}"}
-    async with serving(options) as mock, aiohttp.ClientSession(headers=headers) as session:
-        yield Client(mock, session)
-
-
-async def receive(socket: aiohttp.ClientWebSocketResponse) -> list[dict[str, Any]]:
-    frame = await socket.receive(timeout=PATIENCE_S)
-    assert frame.type is aiohttp.WSMsgType.TEXT, frame
-    events = orjson.loads(frame.data)
-    assert isinstance(events, list)
-    return events
-
-
-async def statuses(socket: aiohttp.ClientWebSocketResponse) -> list[tuple[str, str]]:
-    """The next frame of status events; frames of market events before it are passed over."""
-    while True:
-        events = await receive(socket)
-        if events[0]["ev"] == "status":
-            return [(event["status"], event["message"]) for event in events]
-
-
-async def events_of(socket: aiohttp.ClientWebSocketResponse, kind: str) -> list[dict[str, Any]]:
-    """The next frame of market events of one kind."""
-    while True:
-        events = await receive(socket)
-        if events[0]["ev"] == kind:
-            return events
-
-
-async def closing(socket: aiohttp.ClientWebSocketResponse) -> aiohttp.WSMessage:
-    """The frame or loss that ends a connection, whatever comes before it."""
-    while True:
-        frame = await socket.receive(timeout=PATIENCE_S)
-        if frame.type is not aiohttp.WSMsgType.TEXT:
-            return frame
-
-
-async def until(predicate: Callable[[], bool], description: str) -> None:
-    deadline = time.monotonic() + PATIENCE_S
-    while not predicate():
-        assert time.monotonic() < deadline, f"never: {description}"
-        await asyncio.sleep(0.005)
-
-
-def subscribe(*pairs: str) -> str:
-    return orjson.dumps({"action": "subscribe", "params": ",".join(pairs)}).decode()
 
 
 # --- REST
@@ -425,7 +337,7 @@ async def test_silence_stops_quotes_but_not_index_values(client: Client) -> None
         await options.send_str(subscribe(f"Q.{cid}"))
         await indices.send_str(subscribe("V.I:SPX"))
         await events_of(options, "Q")
-        provider.scenario = Scenario(silent=ALWAYS)
+        provider.scenario = lasting(Fault.SILENCE)
         with pytest.raises(TimeoutError):
             while True:
                 await asyncio.wait_for(options.receive(), 0.3)
@@ -436,7 +348,7 @@ async def test_silence_stops_quotes_but_not_index_values(client: Client) -> None
 
 async def test_a_disconnection_aborts_and_refuses_sockets_while_rest_answers(client: Client) -> None:
     async with client.feed() as socket:
-        client.mock.provider.scenario = Scenario(disconnected=ALWAYS)
+        client.mock.provider.scenario = lasting(Fault.RECONNECT)
         await closing(socket)
         assert socket.close_code == aiohttp.WSCloseCode.ABNORMAL_CLOSURE
     with pytest.raises(aiohttp.ClientError):
@@ -448,7 +360,7 @@ async def test_a_disconnection_aborts_and_refuses_sockets_while_rest_answers(cli
 
 
 async def test_an_outage_drops_everything(client: Client) -> None:
-    client.mock.provider.scenario = Scenario(dead=ALWAYS)
+    client.mock.provider.scenario = lasting(Fault.OUTAGE)
     with pytest.raises(aiohttp.ClientError):
         await client.get("/v1/marketstatus/now")
     with pytest.raises(aiohttp.ClientError):
@@ -456,9 +368,9 @@ async def test_an_outage_drops_everything(client: Client) -> None:
 
 
 async def test_refused_keys_and_throttling(client: Client) -> None:
-    client.mock.provider.scenario = Scenario(unauthorised=ALWAYS)
+    client.mock.provider.scenario = lasting(Fault.UNAUTHORISED)
     assert (await client.status("/v1/marketstatus/now"))[0] == 401
-    client.mock.provider.scenario = Scenario(throttled=ALWAYS)
+    client.mock.provider.scenario = lasting(Fault.THROTTLED)
     status, body = await client.status("/v1/marketstatus/now")
     assert status == 429
     assert "exceeded the maximum requests per minute" in orjson.loads(body)["error"]
@@ -466,7 +378,7 @@ async def test_refused_keys_and_throttling(client: Client) -> None:
 
 async def test_one_expiration_fails_alone(client: Client) -> None:
     provider = client.mock.provider
-    provider.scenario = Scenario(failing_expiration=ALWAYS)
+    provider.scenario = lasting(Fault.PARTIAL_CHAIN)
     days = sorted({contract.expiration for contract in provider.market.listing.contracts})
     answers = [(await client.status(f"/v3/snapshot/options/I:SPX?expiration_date={day}"))[0] for day in days[:3]]
     assert answers == [200, 500, 200]
@@ -476,7 +388,7 @@ async def test_a_new_strike_and_a_gap_come_at_their_time(client: Client) -> None
     provider = client.mock.provider
     listed, spot = len(provider.market.listing), provider.market.spot("SPX")
     at = provider.elapsed_s() + 0.2
-    provider.scenario = Scenario(new_strike_after_s=at, gap_after_s=at, gap=0.03)
+    provider.scenario = Scenario((Step(Fault.NEW_STRIKE, at), Step(Fault.SPOT_GAP, at, by=0.03)))
     await until(lambda: len(provider.market.listing) == listed + 4, "a new strike in both symbols")
     await until(lambda: provider.market.spot("SPX") > 1.02 * spot, "a gap of three percent")
 
@@ -564,6 +476,36 @@ async def test_what_cannot_be_served_says_what_to_fix(tmp_path: Path, client: Cl
             pass
 
 
-def test_windows_can_be_always_open() -> None:
-    assert ALWAYS.covers(0.0)
-    assert not Window(1.0, 1.0).covers(0.5)
+@pytest.mark.parametrize("scenario", ["am-settlement", "expiration-roll", "drift"])
+async def test_the_status_tells_the_moment_a_scenario_starts_at_and_its_rate(tmp_path: Path, scenario: str) -> None:
+    wanted = SCENARIOS[scenario].start
+    assert wanted is not None
+    async with connected(MockOptions(port=0, data=tmp_path, contracts=200, scenario=scenario)) as client:
+        status = await client.get("/v1/marketstatus/now")
+        moment = datetime.fromisoformat(status["serverTime"])
+        late_s = (moment - datetime.combine(moment.date(), wanted.clock, moment.tzinfo)).total_seconds()
+        assert 0.0 <= late_s < 5.0 * SCENARIOS[scenario].rate
+        assert trading_days.is_third_friday(moment.date()) == (wanted.day is Day.THIRD_FRIDAY)
+        assert status["market"] == ("extended-hours" if scenario == "am-settlement" else "open")
+        assert status["clock"] == {"rate": SCENARIOS[scenario].rate}
+
+
+async def test_a_scenario_that_starts_again_in_a_data_folder_never_goes_back(tmp_path: Path) -> None:
+    options = MockOptions(port=0, data=tmp_path, contracts=200, scenario="am-settlement")
+    days = []
+    for _ in range(2):
+        async with connected(options) as client:
+            days.append(datetime.fromtimestamp(client.mock.provider.clock.now(), NEW_YORK))
+    assert days[0] < days[1]
+    assert {day.strftime("%A %H:%M") for day in days} == {"Friday 09:29"}
+
+
+async def test_a_recorded_chain_refuses_a_scenario_with_a_time_of_its_own(tmp_path: Path) -> None:
+    path = tmp_path / "chain.json"
+    quote = {"symbol": "RUT260715C02000000", "side": "call", "strike": 2000, "expiration": "2026-07-15"}
+    path.write_bytes(
+        orjson.dumps({"symbol": "RUT", "underlyingPrice": 2000.0, "updated": "2026-07-12T10:00:00", "quotes": [quote]})
+    )
+    with pytest.raises(FatalError, match="a recorded chain has its own time"):
+        async with serving(MockOptions(port=0, data=tmp_path, chain=path, scenario="drift")):
+            pass

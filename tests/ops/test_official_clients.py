@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +23,29 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.fixture(scope="module")
 def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """host:port of a mock with more than 600 contracts per symbol."""
-    command = [sys.executable, "-m", "ops.mock", "--port", "0", "--contracts", "700", "--key", KEY]
-    data = str(tmp_path_factory.mktemp("mock"))
-    process = subprocess.Popen([*command, "--data", data], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    with running(tmp_path_factory.mktemp("mock")) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A self-signed certificate of 127.0.0.1 and its key, for this run only."""
+    folder = tmp_path_factory.mktemp("tls")
+    certificate, key = folder / "certificate.pem", folder / "key.pem"
+    wanted = "-x509 -newkey rsa:2048 -nodes -days 1 -subj /CN=127.0.0.1 -addext subjectAltName=IP:127.0.0.1"
+    command = ["openssl", "req", *wanted.split(), "-out", str(certificate), "-keyout", str(key)]
+    subprocess.run(command, check=True, capture_output=True)
+    return certificate, key
+
+
+@contextmanager
+def running(data: Path, *options: str) -> Iterator[str]:
+    """host:port of a mock that runs as its own process."""
+    command = [sys.executable, "-m", "ops.mock", "--port", "0", "--contracts", "700", "--key", KEY, *options]
+    process = subprocess.Popen([*command, "--data", str(data)], cwd=ROOT, stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None
-        ready = re.search(r"http://(\S+:\d+)", process.stdout.readline())
+        ready = re.search(r"https?://(\S+:\d+)", process.stdout.readline())
         assert ready is not None
         yield ready[1]
         process.send_signal(signal.SIGTERM)
@@ -115,3 +133,51 @@ async def test_live_events_stream(package: Any, address: str, market: str, kind:
     else:
         assert {event.ticker for event in received} == {"I:SPX"}
         assert all(event.value > 6000 for event in received)
+
+
+async def test_rest_and_feed_over_tls(tmp_path: Path, certificate: tuple[Path, Path]) -> None:
+    package = importlib.import_module("massive")  # the other one knows no ca_certs
+    trusted = str(certificate[0])
+    with running(tmp_path, "--tls-certificate", trusted, "--tls-key", str(certificate[1])) as address:
+        client = package.RESTClient(api_key=KEY, base=f"https://{address}", ca_certs=trusted)
+        rows = list(client.list_snapshot_options_chain("I:SPX", params={"limit": 250}))
+        assert len(rows) > 600
+        feed = package.WebSocketClient(
+            api_key=KEY,
+            feed=address,
+            market="options",
+            secure=True,
+            ca_certs=trusted,
+            subscriptions=[f"Q.{row.details.ticker}" for row in rows[:5]],
+        )
+        received: list[Any] = []
+
+        async def take(events: list[Any]) -> None:
+            received.extend(events)
+            await feed.close()
+
+        async with asyncio.timeout(PATIENCE_S):
+            await feed.connect(take, proxy=None)
+        assert {event.event_type for event in received} == {"Q"}
+
+
+async def test_every_topic_parses(package: Any, address: str) -> None:
+    rows = list(rest_client(package, address).list_snapshot_options_chain("I:SPX", params={"limit": 250}))
+    topics = {"T": "EquityTrade", "A": "EquityAgg", "FMV": "FairMarketValue"}
+    client = package.WebSocketClient(
+        api_key=KEY,
+        feed=address,
+        market="options",
+        secure=False,
+        subscriptions=[f"{topic}.{row.details.ticker}" for topic in topics for row in rows[:200]],
+    )
+    kinds: dict[str, str] = {}
+
+    async def take(events: list[Any]) -> None:
+        kinds.update({event.event_type: type(event).__name__ for event in events})
+        if set(kinds) == set(topics):
+            await client.close()
+
+    async with asyncio.timeout(PATIENCE_S):
+        await client.connect(take, proxy=None)
+    assert kinds == topics

@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import Callable
 from functools import partial
+from time import time
 from typing import Any
 
 import pytest
@@ -15,7 +16,8 @@ from contracts.errors import TransientError
 from contracts.settings import Settings
 from ops.epochs import epochs_table, read_epochs
 from ops.status import count_after, read_status, read_updates
-from ops.terminal import status_line, status_view
+from ops.terminal import print_status, status_line, status_view
+from ops.wiring import keys_of
 from tests.ops.pipeline import STRIKES, SYMBOL, small_pipeline
 from tests.waiting import wait_until_async
 
@@ -122,6 +124,60 @@ def test_lag_after_a_trim(client: Any) -> None:
 def test_a_server_that_is_away_is_one_error(settings_for: SettingsFor) -> None:
     with pytest.raises(TransientError, match="not available"):
         read_status("redis://127.0.0.1:1", settings_for())
+
+
+async def test_health_tells_of_foreign_ids_and_of_poison(redis_url: str, settings_for: SettingsFor) -> None:
+    async with small_pipeline(redis_url, settings_for()) as pipeline:
+        await pipeline.live()
+        stream = pipeline.keys.ws_stream(SYMBOL)
+        ahead = f"{int((time() + 3600) * 1000)}-0"
+        pipeline.client.xadd(stream, {"ts": repr(time()), "payload": "no frame"}, id=ahead)
+        await wait_until_async(lambda: pipeline.client.xlen(pipeline.keys.parked(stream)), "it is parked")
+        await pipeline.tick()
+        health = json.loads(pipeline.client.get(pipeline.keys.health(SYMBOL)))
+    assert health["status"] == "degraded"
+    assert health["signals"] == {"parked": 1, "ids_ahead_s:ws": pytest.approx(3600, abs=10)}
+
+
+def test_groups_that_are_not_ours_are_told(redis_url: str, client: Any, settings_for: SettingsFor) -> None:
+    keys = keys_of(settings_for())
+    for stream, group in ((keys.ws_stream(SYMBOL), "staging"), (keys.ws_stream(SYMBOL), "recorder")):
+        client.xgroup_create(stream, group, mkstream=True)
+    client.xgroup_create(keys.model_stream(SYMBOL), "desk", mkstream=True)
+    status = read_status(redis_url, settings_for())
+    assert status["foreign_groups"] == [
+        {"stream": keys.ws_stream(SYMBOL), "group": "recorder"},
+        {"stream": keys.model_stream(SYMBOL), "group": "desk"},
+    ]
+    console = Console(width=120, file=None)
+    with console.capture() as capture:
+        console.print(status_view(status))
+    assert "group recorder reads massive:ws:stream, which is trimmed without regard to it" in capture.get()
+
+
+def some_status(epoch: str) -> dict[str, Any]:
+    """Large figures, and something wrong."""
+    row = {
+        "epoch": epoch, "epoch_age_s": 12345.6, "contracts": 12345, "tiles": 123456, "snapshot_age_s": 99.9,
+        "ws_age_s": 0.1, "last_diff_age_s": 9999.0, "dirty": True,
+    }  # fmt: skip
+    health = {"status": "degraded", "reasons": ["SPX: chain snapshot is 99 s old, one is due every 10 s"]}
+    return {
+        "redis_url": "redis://h:1", "symbols": {"SPX": row}, "groups": {}, "foreign_groups": [], "health": health,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("epoch", ["SPX:1700000000:1f3a", "{SPX}:1700000000:1f3a:and-much-longer-than-any"])
+def test_on_a_narrow_terminal_nothing_is_cut_off(
+    epoch: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    print_status(some_status(epoch))
+    header, line, *rest = capsys.readouterr().out.splitlines()
+    assert header.split()[-1] == "state"
+    assert line.split() == ["SPX", epoch, "12,346", "12,345", "123,456", "99.9", "0.1", "9,999", "dirty"]
+    assert len(line) <= 80 or len(epoch) > 20
+    assert "  SPX: chain snapshot is 99 s old, one is due every 10 s" in rest
 
 
 def test_unknown_facts_can_be_shown(redis_url: str, settings_for: SettingsFor) -> None:

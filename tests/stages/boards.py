@@ -8,14 +8,16 @@ import numpy as np
 
 from contracts.analytics import AnalyticsCut, Moment
 from contracts.geometry import Geometry, Listing, Plane, build_geometry
+from contracts.plan import Plan, cell_labels, compile_plan
 from contracts.planes import UNKNOWN, Array, empty_chain, empty_quotes
 from contracts.symbology import CALL, PUT, format_ticker, settlement_ts
-from stages.calculate.exposure import GammaMode, compute_exposures
-from stages.calculate.plan import Plan, cell_labels, compile_plan
+from stages.calculate.columns import compile_columns
+from stages.calculate.exposure import Conventions, GammaMode, compute_exposures
 from stages.calculate.tiles import compute_tiles
 
 ROOT = "SPXW"
 EXPIRATION = "2026-01-16"
+SESSION_START = settlement_ts("SPX", EXPIRATION) - 7200  # 07:30 in New York: open interest is of today
 AN_HOUR_BEFORE = settlement_ts("SPX", EXPIRATION) - 3600  # 08:30 in New York: SPXW has until 16:00
 
 Contract = tuple[str, float]  # side, strike
@@ -75,6 +77,7 @@ def chain_of(plane: Plane, values: Mapping[Contract, tuple[float | None, float |
         chain["greeks"]["gamma"][row] = np.nan if gamma is None else gamma
         chain["interest"]["oi"][row] = np.nan if open_interest is None else open_interest
         chain["greeks"]["chain_ts"][row] = AN_HOUR_BEFORE
+        chain["interest"]["asof"][row] = SESSION_START
     return chain
 
 
@@ -96,8 +99,9 @@ def cut_of(
     quotes = empty_quotes(len(plane.rows)) if quotes is None else quotes
     chain = empty_chain(len(plane.rows)) if chain is None else chain
     cells = compute_tiles(compile_plan(plane, widths), quotes)
-    exposures = compute_exposures(plane, chain, moment.spot, moment.ts, gamma_mode)
-    return AnalyticsCut(moment.tick, 41, 1768000001.5, quotes, chain, cells, exposures)
+    conventions = Conventions(gamma_mode)
+    exposures, row = compute_exposures(compile_columns(plane), quotes, chain, moment.spot, moment.ts, conventions)
+    return AnalyticsCut(moment.tick, 41, 1768000001.5, quotes, chain, cells, exposures, row)
 
 
 def plans_of(geometry: Geometry) -> dict[str, Plan]:

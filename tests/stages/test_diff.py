@@ -12,13 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from contracts.errors import DataError
+from contracts.plan import compile_plan
 from contracts.planes import UNKNOWN, Ints
+from contracts.published import apply_diff, cells_crc
 from contracts.symbology import CALL
-from stages.calculate.plan import compile_plan
 from stages.calculate.tiles import compute_tiles
 from stages.models.diff import (
-    apply_diff,
-    cells_crc,
     diff_cells,
     encode_diff,
     encode_reset,

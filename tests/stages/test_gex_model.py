@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from contracts.analytics import AnalyticsCut
+from contracts.analytics import MODEL_VERSION, AnalyticsCut
 from contracts.geometry import Geometry, Listing, build_geometry
 from contracts.symbology import CALL, PUT
 from stages.calculate.exposure import GammaMode
-from stages.models.gex import gex_model, gex_sides
-from tests.stages.boards import AN_HOUR_BEFORE, both_sides, chain_of, cut_of, listing, moment_of
+from stages.models.gex import gex_messages, gex_model
+from tests.stages.boards import AN_HOUR_BEFORE, SESSION_START, both_sides, chain_of, cut_of, listing, moment_of
 
 NEXT_WEEK = "2026-01-23"
 
@@ -71,6 +71,8 @@ def one_plane(*lines: tuple[str, float, float | None, float | None]) -> list[Lin
     return [(*line, "SPXW", "2026-01-16") for line in lines]
 
 
+WALLS = ("call_wall", "put_wall", "abs_gamma", "magnet")
+
 # --- sums, by hand
 
 
@@ -94,13 +96,17 @@ def test_roots_that_share_a_strike_are_summed_and_none_is_lost() -> None:
 def test_by_expiration_sums_roots_and_counts_calendar_days() -> None:
     model = model_of(HAND_MADE)["by_expiration"]
     assert list(model) == ["2026-01-16", NEXT_WEEK]
-    assert model["2026-01-16"] == pytest.approx({"dte": 0, "net": -70_000, "calls": 60_000, "puts": -130_000})
-    assert model[NEXT_WEEK] == pytest.approx({"dte": 7, "net": 80_000, "calls": 90_000, "puts": -10_000})
+    assert model["2026-01-16"] == pytest.approx(
+        {"dte": 0, "net": -70_000, "calls": 60_000, "puts": -130_000, "abs": 190_000, "gamma_oi": 1_900}
+    )
+    assert model[NEXT_WEEK] == pytest.approx(
+        {"dte": 7, "net": 80_000, "calls": 90_000, "puts": -10_000, "abs": 100_000, "gamma_oi": 1_000}
+    )
 
 
 def test_sides_hold_signed_dollars_by_expiration_and_strike() -> None:
     geometry, cuts = cuts_of(HAND_MADE)
-    sides = gex_sides(moment_of(), geometry, cuts)
+    sides = gex_messages(moment_of(), geometry, cuts, rate=0.04)[1]
     assert {**sides["puts"], "expirations": None} == {
         "ts": AN_HOUR_BEFORE,
         "symbol": "SPX",
@@ -115,7 +121,7 @@ def test_sides_hold_signed_dollars_by_expiration_and_strike() -> None:
 
 def test_a_side_names_only_strikes_it_has_a_value_for() -> None:
     geometry, cuts = cuts_of(one_plane((CALL, 97.5, 0.01, 100), (PUT, 97.5, None, 100)))
-    sides = gex_sides(moment_of(), geometry, cuts)
+    sides = gex_messages(moment_of(), geometry, cuts, rate=0.04)[1]
     assert sides["calls"]["expirations"]["2026-01-16"] == pytest.approx({"97.5": 10_000})
     assert sides["puts"]["expirations"] == {}
 
@@ -129,7 +135,8 @@ def levels_of(*lines: tuple[str, float, float | None, float | None], spot: float
 
 
 def test_each_level_names_its_strike_its_strength_and_its_method() -> None:
-    assert model_of(HAND_MADE)["levels"] == {
+    levels = model_of(HAND_MADE)["levels"]
+    assert {name: levels[name] for name in WALLS} == {
         "call_wall": {
             "value": 105,
             "status": "ok",
@@ -190,7 +197,7 @@ def test_without_calls_above_spot_there_is_no_call_wall() -> None:
 def test_a_gamma_of_zero_everywhere_builds_no_wall() -> None:
     model = model_of(one_plane((CALL, 100, 0.0, 100)))
     assert model["net"] == 0.0
-    assert {level["status"] for level in model["levels"].values()} == {"no_candidate"}
+    assert {model["levels"][name]["status"] for name in WALLS} == {"no_candidate"}
 
 
 # --- what is absent, and what was left out
@@ -201,8 +208,16 @@ def test_without_spot_every_dollar_is_null_and_the_reason_given() -> None:
     assert model["reason"] == "no_spot"
     assert [model[name] for name in ("net", "calls", "puts", "abs")] == [None] * 4
     assert model["by_strike"] == []
-    assert model["by_expiration"][NEXT_WEEK] == {"dte": 7, "net": None, "calls": None, "puts": None}
-    assert {(level["value"], level["status"]) for level in model["levels"].values()} == {(None, "no_spot")}
+    assert model["by_expiration"][NEXT_WEEK] == {
+        "dte": 7,
+        "net": None,
+        "calls": None,
+        "puts": None,
+        "abs": None,
+        "gamma_oi": pytest.approx(1_000),
+    }
+    levels = {name: level for name, level in model["levels"].items() if name != "max_pain"}
+    assert {(level["value"], level["status"]) for level in levels.values()} == {(None, "no_spot")}
     assert model["gamma_oi"] == pytest.approx(2_900)
 
 
@@ -210,7 +225,7 @@ def test_without_usable_contracts_the_sums_are_null_not_zero() -> None:
     model = model_of(one_plane((CALL, 100, None, 10), (PUT, 100, 0.01, None)))
     assert model["reason"] == "no_exposures"
     assert [model[name] for name in ("net", "calls", "puts", "abs", "gamma_oi")] == [None] * 5
-    assert {level["status"] for level in model["levels"].values()} == {"no_exposures"}
+    assert {model["levels"][name]["status"] for name in WALLS} == {"no_exposures"}
 
 
 def test_a_board_without_planes_is_null_with_its_reason() -> None:
@@ -258,7 +273,8 @@ def test_a_plane_without_a_cut_is_named_and_not_summed() -> None:
     geometry, cuts = cuts_of(HAND_MADE)
     del cuts[f"SPXW:{NEXT_WEEK}"]
     model = gex_model(moment_of(), geometry, cuts, rate=0.04)
-    assert model["planes"][f"SPXW:{NEXT_WEEK}"] == {"T": None, "version": None, "reason": "not_computed"}
+    plane = model["planes"][f"SPXW:{NEXT_WEEK}"]
+    assert (plane["T"], plane["version"], plane["reason"]) == (None, None, "not_computed")
     assert model["scope"]["expirations"] == ["2026-01-16"]
     assert model["calls"] == pytest.approx(60_000)
 
@@ -269,7 +285,7 @@ def test_the_message_says_what_it_is_and_when() -> None:
     model = gex_model(moment_of(), geometry, cuts, rate=0.04)
     head = {
         "model": "gex",
-        "model_version": 1,
+        "model_version": MODEL_VERSION,
         "symbol": "SPX",
         "epoch": "SPX:1768000000:1f3a",
         "seq": 7,
@@ -278,7 +294,7 @@ def test_the_message_says_what_it_is_and_when() -> None:
         "complete_to": 1768000001.5,
         "asof_quote": 1_768_599_999.25,
         "asof_spot": AN_HOUR_BEFORE,
-        "oi_asof": AN_HOUR_BEFORE,
+        "oi_asof": SESSION_START,
         "spot": 100.0,
         "unit": "usd_per_1pct",
         "sign_convention": "calls+ puts-",
@@ -287,8 +303,9 @@ def test_the_message_says_what_it_is_and_when() -> None:
         "reason": None,
     }
     assert {key: model[key] for key in head} == head
-    assert model["planes"]["SPXW:2026-01-16"] == {"T": 450 / 525_600, "version": 41}
-    assert model["planes"]["SPX:2026-01-16"] == {"T": 60 / 525_600, "version": 41}
+    planes = {name: (plane["T"], plane["version"]) for name, plane in model["planes"].items()}
+    assert planes["SPXW:2026-01-16"] == (450 / 525_600, 41)
+    assert planes["SPX:2026-01-16"] == (60 / 525_600, 41)
 
 
 def test_contracts_that_settled_this_morning_have_left_the_sums() -> None:
@@ -333,9 +350,9 @@ def test_by_strike_sums_to_the_totals_exactly(lines: list[Line], spot: float | N
     if model["net"] is not None:
         calls = puts = 0.0
         for _, call, put in model["by_strike"]:
-            calls += call
-            puts += put
-        assert (model["calls"], model["puts"]) == (calls, puts)
+            calls += call or 0.0
+            puts += put or 0.0
+        assert (model["calls"] or 0.0, model["puts"] or 0.0) == (calls, puts)
         assert (model["net"], model["abs"]) == (calls + puts, calls - puts)
 
 
@@ -356,9 +373,9 @@ def test_by_expiration_and_sides_add_up_to_the_totals(lines: list[Line], spot: f
     if model["net"] is not None:
         known = [row for row in model["by_expiration"].values() if row["net"] is not None]
         assert sum(row["net"] for row in known) == pytest.approx(model["net"], abs=1e-3)
-        for side, message in gex_sides(moment_of(spot), geometry, cuts).items():
+        for side, message in gex_messages(moment_of(spot), geometry, cuts, rate=0.04)[1].items():
             values = [value for strikes in message["expirations"].values() for value in strikes.values()]
-            assert sum(values) == pytest.approx(model[side], abs=1e-3)
+            assert sum(values) == pytest.approx(model[side] or 0.0, abs=1e-3)
 
 
 @settings(deadline=None)

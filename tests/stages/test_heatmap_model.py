@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
@@ -10,12 +11,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from contracts.analytics import MODEL_VERSION, ForwardSource, TickFlag
 from contracts.geometry import Geometry, build_geometry
+from contracts.plan import cell_labels
 from contracts.planes import UNKNOWN, empty_quotes
 from contracts.symbology import CALL, PUT
-from stages.calculate.plan import cell_labels
 from stages.models.heatmap import heatmap_model, strategy_view
-from tests.stages.boards import both_sides, cut_of, listing, moment_of, plans_of, quotes_of
+from tests.stages.boards import both_sides, cut_of, listing, moment_of, plans_of, quotes_of, row_of
+from tests.stages.surfaces import unknown_plane_row
 
 ID = "SPXW:2026-01-16"
 WIDTHS = (5.0, 10.0)
@@ -85,7 +88,7 @@ def test_the_message_says_what_it_is_and_when() -> None:
     model = model_of(board(95, 100, 105))
     assert {key: value for key, value in model.items() if key != "planes"} == {
         "model": "heatmap",
-        "model_version": 1,
+        "model_version": MODEL_VERSION,
         "symbol": "SPX",
         "epoch": "SPX:1768000000:1f3a",
         "seq": 7,
@@ -99,8 +102,7 @@ def test_the_message_says_what_it_is_and_when() -> None:
 
 def test_a_plane_says_what_it_is_and_which_version() -> None:
     plane = plane_of(board(95, 100, 105))
-    strategies = {"butterfly", "vertical", "single"}
-    assert {key: value for key, value in plane.items() if key not in strategies} == {
+    head = {
         "root": "SPXW",
         "expiration": "2026-01-16",
         "dte": 0,
@@ -108,6 +110,35 @@ def test_a_plane_says_what_it_is_and_which_version() -> None:
         "version": 41,
         "strikes": [95, 100, 105],
     }
+    assert {name: plane[name] for name in head} == head
+
+
+def test_a_plane_tells_its_forward_its_coherence_and_the_flags_of_the_tick() -> None:
+    geometry = board(95, 100, 105)
+    (plane,) = geometry.planes
+    cut = cut_of(plane, WIDTHS, quotes_of(plane, QUOTES))
+    told, exposures = cut.plane.copy(), cut.exposures.copy()
+    told["forward"], told["coherence"] = 100.25, 0.5
+    told["forward_source"], told["flags"] = ForwardSource.PARITY, TickFlag.NEAR_EXPIRY | TickFlag.INCOHERENT
+    exposures["flags"][row_of(plane, PUT, 100)] = TickFlag.STALE
+    cut = replace(cut, plane=told, exposures=exposures)
+    message = heatmap_model(moment_of(), geometry, plans_of(geometry), {ID: cut})["planes"][ID]
+    assert (message["forward"], message["forward_source"], message["coherence"]) == (100.25, "parity", 0.5)
+    assert message["flags"] == 128 | 256
+    assert message["row_flags"] == {"call": [0, 0, 0], "put": [0, 64, 0]}
+
+
+def test_flags_of_a_side_that_is_not_listed_are_null() -> None:
+    geometry = build_geometry("SPX", [*both_sides([95, 100]), listing(CALL, 105)], WIDTHS)
+    assert plane_of(geometry)["row_flags"] == {"call": [0, 0, 0], "put": [0, 0, None]}
+
+
+def test_what_a_plane_does_not_know_is_null() -> None:
+    geometry = board(95, 100)
+    (plane,) = geometry.planes
+    cut = replace(cut_of(plane, WIDTHS), plane=unknown_plane_row())
+    message = heatmap_model(moment_of(), geometry, plans_of(geometry), {ID: cut})["planes"][ID]
+    assert (message["forward"], message["forward_source"], message["coherence"]) == (None, "none", None)
 
 
 def test_roots_that_share_a_date_are_planes_of_their_own() -> None:

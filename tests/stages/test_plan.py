@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from contracts.geometry import Plane
+from contracts.plan import Plan, cell_labels, compile_plan
 from contracts.symbology import CALL, PUT
-from stages.calculate.plan import Plan, cell_labels, compile_plan
 from tests.stages.boards import both_sides, cell_of, listing, plane_of, row_of
 
 GRID = [95, 97.5, 100, 102.5, 105, 110, 115]

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from contracts.geometry import Plane
+from contracts.plan import Plan, cell_labels, compile_plan
 from contracts.planes import UNKNOWN, Array, empty_quotes
 from contracts.symbology import CALL, PUT
-from stages.calculate.plan import Plan, cell_labels, compile_plan
 from stages.calculate.tiles import Flag, compute_tiles, dirty_rows, recompute_tiles, touched_cells
 from tests.stages.boards import both_sides, cell_of, listing, plane_of, quotes_of, row_of
 

@@ -13,10 +13,13 @@ from typing import Any
 import pytest
 from aiohttp import WSCloseCode, web
 from aiohttp.test_utils import TestServer, unused_port
+from structlog.testing import capture_logs
 
+from contracts.clock import MarketClock
 from contracts.errors import FatalError, TransientError
 from contracts.messages import decode_frame
 from stages.massive.feed import Feed, FeedTimings
+from stages.massive.outbox import Outbox, OutboxActivity
 from stages.massive.rest import open_session
 
 KEY = "s3cret-key"
@@ -130,6 +133,10 @@ class Frames:
 class Scene:
     """A server, a feed running against it, and what the feed is told and tells."""
 
+    @property
+    def outbox(self) -> OutboxActivity:
+        return self.feed.outbox.activity
+
     server: Server
     feed: Feed
     frames: Frames
@@ -175,6 +182,7 @@ async def following(
     url: str | None = None,
     cluster: str = "options",
     timings: FeedTimings = FAST,
+    queue_frames: int = 10_000,
     **options: Any,
 ) -> AsyncIterator[Scene]:
     server = server or Server()
@@ -193,7 +201,8 @@ async def following(
             gaps.append((reason, seconds))
 
         options.setdefault("gap", gap)
-        feed = Feed(cluster, url or own, KEY, session, frames, STREAM, wanted, timings=timings, **options)
+        outbox = Outbox(frames, STREAM, queue_frames=queue_frames)
+        feed = Feed(cluster, url or own, KEY, session, outbox, wanted, timings=timings, **options)
         scene = Scene(server, feed, frames, wanted_tickers, gaps, stop)
         scene.task = asyncio.create_task(feed.run(stop))
         try:
@@ -276,6 +285,15 @@ async def test_a_refused_subscription_is_counted_and_not_repeated_until_there_is
         assert scene.feed.activity.connections == 1
 
 
+async def test_a_refused_subscription_is_asked_for_again_after_a_while() -> None:
+    async with following("O:A", "O:B", "O:C", server=Server(limit=2), timings=timings(again=0.1)) as scene:
+        await until(lambda: scene.feed.activity.missing == 3)
+        scene.server.limit = 3
+        client = await scene.subscribed(3)
+        assert scene.feed.activity.missing == 0 and scene.feed.activity.connections == 1
+    assert client.held == ["Q.O:A", "Q.O:B", "Q.O:C"]
+
+
 async def test_an_epoch_that_cannot_be_read_keeps_the_subscriptions() -> None:
     async with following("O:A") as scene:
         client = await scene.subscribed(1)
@@ -315,26 +333,6 @@ async def test_status_frames_are_not_appended_but_market_data_beside_them_is() -
         assert scene.frames.payloads == [mixed.encode(), b'no json, yet it says "status"']
 
 
-async def test_a_full_queue_gives_up_its_oldest_frames() -> None:
-    source = quotes()
-    sent = [next(source) for _ in range(12)]
-    async with following("O:A", queue_frames=4) as scene:
-        client = await scene.subscribed()
-        scene.frames.open.clear()
-        await client.send(sent[0])
-        await until(lambda: scene.feed.activity.frames == 1)
-        await until(lambda: scene.frames.calls == 1)  # holds the first and waits; four of the others find room
-        for raw in sent[1:]:
-            await client.send(raw)
-        await until(lambda: scene.feed.activity.frames == 12)
-        scene.frames.open.set()
-        await until(lambda: scene.frames.entries and scene.frames.payloads[-1] == sent[-1].encode())
-        kept = scene.frames.payloads
-        assert kept[-4:] == [raw.encode() for raw in sent[-4:]]
-        assert scene.feed.activity.dropped == 12 - len(kept) > 0
-        assert scene.feed.activity.appended == len(kept)
-
-
 async def test_frames_wait_for_a_server_that_is_away() -> None:
     source = quotes()
     sent = [next(source) for _ in range(5)]
@@ -346,11 +344,11 @@ async def test_frames_wait_for_a_server_that_is_away() -> None:
         await until(lambda: scene.frames.calls == 1)  # the first fails alone, then all of them together
         for raw in sent[1:]:
             await client.send(raw)
-        await until(lambda: scene.feed.activity.frames == 5)
+        await until(lambda: scene.outbox.frames == 5)
         scene.frames.open.set()
         await until(lambda: len(scene.frames.entries) == 5)
         assert scene.frames.payloads == [raw.encode() for raw in sent]
-        assert scene.feed.activity.dropped == 0
+        assert scene.outbox.dropped == 0
 
 
 async def test_frames_that_wait_go_in_one_batch() -> None:
@@ -360,7 +358,7 @@ async def test_frames_that_wait_go_in_one_batch() -> None:
         scene.frames.open.clear()
         for _ in range(30):
             await client.send(next(source))
-        await until(lambda: scene.feed.activity.frames == 30)
+        await until(lambda: scene.outbox.frames == 30)
         scene.frames.open.set()
         await until(lambda: len(scene.frames.entries) == 30)
         assert len(scene.frames.batches) <= 3
@@ -438,6 +436,17 @@ async def test_somebody_else_with_our_key_is_given_time() -> None:
         assert (await scene.gap(2))[0].startswith("max_connections: ")
 
 
+async def test_somebody_who_evicts_us_again_and_again_is_given_more_time() -> None:
+    async with following("O:A", timings=timings(cooldown=0.1)) as scene:
+        for number in range(1, 4):
+            client = await scene.subscribed(clients=number)
+            await client.say(("max_connections", "Maximum number of websocket connections exceeded."))
+            await client.socket.close(code=WSCloseCode.POLICY_VIOLATION)
+        await scene.subscribed(clients=4)
+        starts = [client.started for client in scene.server.clients]
+        assert starts[3] - starts[2] >= 0.4
+
+
 async def test_the_backoff_grows_while_connections_do_not_last() -> None:
     async with following("O:A", timings=timings(backoff=0.02, stable=1000.0)) as scene:
         for number in range(1, 7):
@@ -471,6 +480,114 @@ async def test_data_that_stops_coming_ends_the_connection() -> None:
         assert len(scene.server.clients) == 2  # nothing came on the second: that is a quiet market, not a stall
 
 
+async def test_who_is_told_to_leave_leaves_when_nobody_closes() -> None:
+    async with following("O:A", timings=timings(farewell=0.05, stall=0.2)) as scene:
+        first = await scene.subscribed()
+        await first.say(("slow_consumer", "you are too slow"))
+        await scene.subscribed(clients=2)
+        assert (await scene.gap(2))[0] == "slow_consumer: you are too slow"
+
+
+async def test_a_login_that_is_not_answered_is_tried_again() -> None:
+    server = Server(login=("auth_timeout", "authentication timed out"))
+    async with following("O:A", server=server, timings=timings(authenticate=0.1)) as scene:
+        await until(lambda: len(server.clients) >= 2)
+        server.login = ("auth_success", "authenticated")
+        await scene.subscribed(clients=len(server.clients))
+        assert not scene.task.done()
+
+
+async def test_subscribed_and_silent_in_an_open_market_is_said_and_waited_for() -> None:
+    with capture_logs() as logs:
+        async with following("O:A", timings=timings(stall=0.1)) as scene:
+            await scene.subscribed()
+            await until(lambda: scene.feed.activity.state == "silent")
+            assert scene.feed.activity.connections == 1
+    (said,) = [line for line in logs if line["event"] == "feed_silent"]
+    assert "delayed.massive.com" in said["fix"] and said["effect"] == "snapshots only"
+
+
+async def test_silence_in_a_closed_market_is_no_news() -> None:
+    async with following("O:A", timings=timings(stall=0.02), clock=lambda: MarketClock(is_open=False)) as scene:
+        await scene.subscribed()
+        await scene.polled(50)
+        assert (scene.feed.activity.state, scene.feed.activity.connections) == ("connecting", 1)
+
+
+async def test_silence_without_end_is_worth_another_connection() -> None:
+    async with following("O:A", timings=timings(stall=0.02)) as scene:
+        await scene.subscribed()
+        await scene.subscribed(clients=2)
+        assert (await scene.gap(2))[0].startswith("no data since it was subscribed")
+
+
+def stamped(event_ts: float) -> str:
+    return f'[{{"ev":"Q","sym":"O:A","t":{round(event_ts * 1000)}}},{{"ev":"Q","sym":"O:B","t":1}}]'
+
+
+async def sampled(scene: Scene, client: Client, lag_s: float) -> None:
+    """Send frames with events so old until the lag is known."""
+    while len(scene.feed.activity.samples) < 3:
+        await client.send(stamped(time.time() - lag_s))
+        await asyncio.sleep(0.005)
+
+
+async def test_data_that_comes_late_is_told() -> None:
+    with capture_logs() as logs:
+        async with following("O:A", timings=timings(stall=0.1)) as scene:
+            client = await scene.subscribed()
+            await sampled(scene, client, 30.0)
+            await until(lambda: scene.feed.activity.is_late)
+            assert scene.feed.activity.lag_s == pytest.approx(30.0, abs=1.0)
+    assert [line["late"] for line in logs if line["event"] == "feed_late"] == [True]
+
+
+async def test_a_delayed_feed_is_labelled_and_not_late() -> None:
+    async with following("O:A", timings=timings(stall=0.1)) as scene:
+        client = await scene.subscribed()
+        await sampled(scene, client, 900.0)
+        await until(lambda: scene.feed.activity.delayed)
+        assert not scene.feed.activity.is_late and scene.feed.activity.state == "live"
+
+
+async def test_a_single_late_event_is_no_lag() -> None:
+    async with following("O:A", timings=timings(stall=0.1)) as scene:
+        client = await scene.subscribed()
+        await client.send(stamped(time.time() - 30.0))
+        await until(lambda: len(scene.feed.activity.samples) == 1)
+        await sampled(scene, client, 0.0)
+        assert not scene.feed.activity.is_late
+
+
+async def test_each_connection_says_which_shard_it_is() -> None:
+    async with following("O:A", shard=2) as scene:
+        client = await scene.subscribed()
+    assert client.request.headers["User-Agent"] == "marketswarm/options:2"
+
+
+async def test_a_spot_that_moves_a_little_changes_no_subscription() -> None:
+    """Ranks 4 and 5 change places around the limit of 5 with every spot: whoever was there first stays."""
+    async with following(*names(8), limit=5, border=2) as scene:
+        client = await scene.subscribed(5)
+        before = len(client.actions)
+        tickers = names(8)
+        scene.tickers[:] = [*tickers[:4], tickers[5], tickers[4], *tickers[6:]]
+        await scene.polled(5)
+        assert len(client.actions) == before
+        scene.tickers[:] = [*tickers[5:8], *tickers[:5]]
+        await until(lambda: sorted(client.held) == sorted(f"Q.{one}" for one in [*tickers[5:8], *tickers[:2]]))
+
+
+async def test_frames_that_were_given_up_are_a_gap() -> None:
+    async with following("O:A") as scene:
+        await scene.subscribed()
+        await scene.gap(1)
+        scene.outbox.dropped += 7
+        assert (await scene.gap(2))[0].startswith("7 frames dropped")
+        await scene.polled(3)
+        assert len(scene.gaps) == 2
+
+
 async def test_it_waits_for_a_provider_that_is_down() -> None:
     port = unused_port()
     async with following("O:A", url=f"ws://127.0.0.1:{port}") as scene:
@@ -501,8 +618,8 @@ async def test_a_refused_key_is_fatal_and_not_repeated() -> None:
 async def test_a_plan_without_websocket_stays_off_until_stopped() -> None:
     server = Server(login=("auth_failed", "Your plan doesn't include websocket access."))
     async with following("O:A", server=server) as scene:
-        await until(lambda: scene.feed.activity.off)
-        assert "Your plan doesn't include websocket access." in scene.feed.activity.off
+        await until(lambda: scene.feed.activity.state == "off")
+        assert "Your plan doesn't include websocket access." in scene.feed.activity.reason
         scene.stop.set()
         await asyncio.wait_for(scene.task, PATIENCE_S)
     assert len(server.clients) == 1
@@ -524,7 +641,7 @@ async def test_what_was_received_is_appended_before_it_stops() -> None:
         client = await scene.subscribed()
         scene.frames.faults += [TransientError("away")]
         await client.send(next(quotes()))
-        await until(lambda: scene.feed.activity.frames == 1)
+        await until(lambda: scene.outbox.frames == 1)
         scene.stop.set()
         await asyncio.wait_for(scene.task, PATIENCE_S)
         assert len(scene.frames.entries) == 1
@@ -549,4 +666,4 @@ async def test_a_wrong_ws_url_is_named(url: str) -> None:
 
     async with open_session() as session:
         with pytest.raises(FatalError, match="MASSIVE_WS_URL="):
-            Feed("options", url, KEY, session, Frames(), STREAM, nothing, gap)
+            Feed("options", url, KEY, session, Outbox(Frames(), STREAM), nothing, gap)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -19,16 +20,18 @@ from contracts.keys import Keys, Stat
 from contracts.messages import ChainCompleted, ChainFetch, decode, encode
 from contracts.snapshot import ChainSnapshot, decode_snapshot
 from contracts.stage import Entry
+from contracts.symbology import settlement_ts
 from stages.massive.fetch import (
     Failure,
     Fetched,
     Fetching,
     FetchSettings,
     FetchState,
+    latency_bucket,
     massive_source,
     steadied,
 )
-from stages.massive.rest import Chain, Spot
+from stages.massive.rest import Chain, PageRefusedError, Spot
 from stages.massive.rows import read_surface
 from stages.massive.window import Windows, WindowSettings
 from tests.stages.massive.chains import EXPIRATION, MORNING, both_sides, wire_row
@@ -36,6 +39,7 @@ from tests.stages.massive.chains import EXPIRATION, MORNING, both_sides, wire_ro
 KEYS = Keys()
 JOB = KEYS.job("SPX")
 NEXT = "2026-01-20"
+CLOSE = settlement_ts("SPXW", EXPIRATION)
 SETTINGS = FetchSettings(expirations=2, interval_s=10.0, interval_closed_s=30.0, snapshot_ttl_ms=60_000)
 STRIKES = [6500.0 + 5 * n for n in range(141)]  # to 7200
 
@@ -82,6 +86,17 @@ class FakeProvider:
         if isinstance(self.told_spot, Exception):
             raise self.told_spot
         return self.told_spot
+
+
+class TimePasses(FakeProvider):
+    """A market a second before the close, which comes while it is asked."""
+
+    async def clock(self) -> MarketClock:
+        return MarketClock(time.time(), CLOSE - 1.0, 1.0, self.open)
+
+    async def chain(self, symbol: str, expiration: str, low: float | None = None, high: float | None = None) -> Chain:
+        await asyncio.sleep(1.1)
+        return await super().chain(symbol, expiration, low, high)
 
 
 async def no_progress(_: str) -> None:
@@ -239,7 +254,11 @@ async def test_a_request_made_during_the_fetch_is_kept() -> None:
 
 @pytest.mark.parametrize(
     ("fault", "kind"),
-    [(TransientError("502"), "unavailable"), (DataError("pages lead in a circle"), "malformed")],
+    [
+        (TransientError("502"), "unavailable"),
+        (DataError("pages lead in a circle"), "malformed"),
+        (PageRefusedError("page 2 was refused"), "refused"),
+    ],
 )
 async def test_a_failed_expiration_is_recorded_and_the_rest_published(fault: Exception, kind: str) -> None:
     store = store_with(7)
@@ -317,7 +336,7 @@ async def test_without_the_status_endpoint_the_known_clock_goes_on() -> None:
 def fetched(**changes: Any) -> Fetched:
     surface = read_surface(EXPIRATION, both_sides([6850.0]), MORNING)
     clock = MarketClock(0.0, MORNING, 0.0)
-    full = Fetched((EXPIRATION,), {EXPIRATION: surface}, {}, 1, None, Windows(), clock, 5000.0, 1.0)
+    full = Fetched((EXPIRATION,), {EXPIRATION: surface}, {}, 1, None, Windows(), clock, MORNING, 5000.0, 1.0)
     return replace(full, **changes)
 
 
@@ -341,7 +360,26 @@ def test_the_pause_before_the_next_fetch(changes: dict[str, Any], pause: float) 
     (commit,) = fetching.step(state, [entry(7)])
     assert job_of(commit)["not_before_ts"] == 5000.0 + pause
     lifetimes = {write.ttl_ms for write in commit.writes if isinstance(write, SetValue) and ":chain:" in write.key}
-    assert lifetimes == {max(60_000, round(2000 * pause))}
+    latency_s = changes.get("latency_s", 1.0)
+    assert job_of(commit)["period_s"] == pause + latency_s
+    assert lifetimes == {max(60_000, round(2000 * (pause + latency_s)))}
+
+
+def test_with_a_request_budget_a_slow_fetch_is_no_slow_provider() -> None:
+    """Five calls a minute: a fetch takes minutes, and the next one may begin after the interval all the same."""
+    fetching = Fetching(KEYS, FakeProvider(), replace(SETTINGS, budgeted=True), no_progress)
+    (commit,) = fetching.step(FetchState("SPX", Job(ticket=7), fetched(latency_s=150.0)), [entry(7)])
+    assert job_of(commit)["not_before_ts"] == 5000.0 + 10.0
+    lifetimes = {write.ttl_ms for write in commit.writes if isinstance(write, SetValue) and ":chain:" in write.key}
+    assert lifetimes == {320_000}  # what was told lives until the next fetch has ended, twice over
+
+
+@pytest.mark.parametrize(
+    ("latency_s", "bucket"), [(0.1, "latency_le_0.25"), (0.25, "latency_le_0.25"), (9.0, "latency_le_10"),
+                              (301.0, "latency_le_inf")],
+)  # fmt: skip
+def test_fetches_are_counted_by_what_they_take(latency_s: float, bucket: str) -> None:
+    assert latency_bucket(latency_s) == bucket
 
 
 def test_a_journal_keeps_its_snapshots() -> None:
@@ -382,6 +420,14 @@ async def test_a_first_fetch_looks_at_the_money_and_keeps_listed_strikes() -> No
     probes, chains = provider.asked[:2], provider.asked[2:]
     assert {(low, high) for _, low, high in probes} == {(6850 * 0.99, 6850 * 1.01)}
     assert chains == [(day, *kept[day]) for day in (EXPIRATION, NEXT)]
+
+
+async def test_with_a_request_budget_nothing_is_asked_but_the_chain() -> None:
+    store, provider = store_with(7), FakeProvider()
+    store.commit(commit := await fetch(provider, store, replace(SETTINGS, budgeted=True)))
+    kept = json.loads(job_of(commit)["windows"])
+    assert provider.asked == [(day, *kept[day]) for day in (EXPIRATION, NEXT)]
+    assert json.loads(job_of(commit)["sigma"]) == {EXPIRATION: 0.12, NEXT: 0.12}  # of the chain itself
 
 
 async def test_later_fetches_ask_for_the_kept_window_only() -> None:
@@ -476,3 +522,13 @@ def test_rows_without_use_are_counted() -> None:
     store.commit(commit)
     counts = counts_of(store)
     assert (counts["rows"], counts["refused_rows"], counts["refused_ticker"], counts["duplicate_rows"]) == (2, 1, 1, 1)
+
+
+async def test_what_settles_while_a_fetch_lasts_is_the_next_fetches_to_say() -> None:
+    """Else a fetch over the close changes the contract set, and the next one changes it once more."""
+    store = store_with(7)
+    store.commit(commit := await fetch(TimePasses(), store))
+    message = completed(commit)
+    assert CLOSE - 1.0 <= message.market_ts < CLOSE
+    snapshot = (await snapshots_of(store, message))[EXPIRATION]
+    assert {row.eligible for row in snapshot.contracts} == {1}

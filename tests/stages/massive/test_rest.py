@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import datetime
 from typing import Any
 
@@ -12,9 +13,9 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer, unused_port
 
-from contracts.errors import DataError, FatalError, TransientError
+from contracts.errors import DataError, FatalError, MarketSwarmError, TransientError
 from contracts.symbology import settlement_ts
-from stages.massive.rest import NotEntitledError, ProviderClient, Spot, open_session
+from stages.massive.rest import NotEntitledError, PageRefusedError, ProviderClient, Spot, open_session
 from tests.stages.massive.chains import EXPIRATION, MORNING, both_sides, wire_row
 
 KEY = "s3cret-key"
@@ -208,6 +209,121 @@ async def test_throttling_says_how_long_to_wait(headers: dict[str, str], wait: f
         with pytest.raises(TransientError, match="asks to wait") as caught:
             await client.chain("SPX", EXPIRATION)
     assert caught.value.retry_after_s == wait
+
+
+async def test_a_page_refused_after_others_is_the_end_of_this_chain_only() -> None:
+    async def answer(request: web.Request) -> web.Response:
+        if "cursor" in request.query:
+            return error(403, "You are not entitled to this data.")
+        return ok([wire_row()], next_url=f"{request.url.origin()}{request.path}?cursor=1")
+
+    async with asking(answer) as (client, _):
+        with pytest.raises(PageRefusedError, match="page 2 was refused after the others were given"):
+            await client.chain("SPX", EXPIRATION)
+        assert client.activity.faults == {"not_entitled": 1}
+
+
+@pytest.mark.parametrize(
+    ("response", "kind"),
+    [
+        (lambda: error(401, "Unknown API Key"), "key_refused"),
+        (lambda: error(403, "no"), "not_entitled"),
+        (lambda: error(404, "no"), "not_found"),
+        (lambda: error(429, "slow down"), "throttled"),
+        (lambda: error(502, "oops"), "http_5xx"),
+        (lambda: web.Response(text="<html>hello</html>", content_type="text/html"), "not_json"),
+        (lambda: web.json_response({"status": "ERROR"}), "error_status"),
+        (lambda: ok([], next_url="https://elsewhere.example/x"), "foreign_origin"),
+    ],
+)
+async def test_faults_are_counted_by_kind(response: Callable[[], web.Response], kind: str) -> None:
+    async with asking(always(response)) as (client, _):
+        with pytest.raises(MarketSwarmError):
+            await client.chain("SPX", EXPIRATION)
+        counts = client.activity.counts()
+    assert counts[f"fault_{kind}"] == 1 and counts["requests"] == 1 and counts["bytes"] > 0
+
+
+async def test_a_body_that_trickles_is_given_up() -> None:
+    released = asyncio.Event()
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        await response.write(b'{"status":"OK",')
+        await released.wait()
+        return response
+
+    async with asking(answer, timeout_s=0.1) as (client, _):
+        with pytest.raises(TransientError, match=r"did not answer within 0\.1 s"):
+            await client.chain("SPX", EXPIRATION)
+        released.set()
+        assert client.activity.faults == {"timeout": 1}
+
+
+class Budget:
+    """Notes what is asked of it."""
+
+    def __init__(self) -> None:
+        self.waits = 0
+        self.holds: list[float] = []
+
+    async def wait(self) -> None:
+        self.waits += 1
+
+    async def hold(self, seconds: float) -> None:
+        self.holds.append(seconds)
+
+
+async def test_every_request_waits_for_the_budget() -> None:
+    budget = Budget()
+    async with asking(pages_of(both_sides([6800.0, 6805.0]), 1), budget=budget) as (client, provider):
+        await client.chain("SPX", EXPIRATION)
+        assert budget.waits == len(provider.requests) == 4
+
+
+async def test_throttling_holds_everybody_longer_each_time_until_an_answer() -> None:
+    budget, answers = Budget(), [429, 429, 429, 200, 429]
+
+    async def answer(_: web.Request) -> web.Response:
+        status = answers.pop(0)
+        return ok([wire_row()]) if status == 200 else web.Response(status=status)
+
+    async with asking(answer, budget=budget) as (client, _):
+        for _ in range(5):
+            with suppress(TransientError):
+                await client.chain("SPX", EXPIRATION)
+    first, second, third, after = budget.holds
+    assert 0.5 <= first <= 1 <= second <= 2 <= third <= 4 and after <= 1
+
+
+async def test_throttling_that_says_how_long_holds_everybody_for_so_long() -> None:
+    budget = Budget()
+    answer = always(lambda: web.Response(status=429, headers={"Retry-After": "7"}))
+    async with asking(answer, budget=budget) as (client, _):
+        with pytest.raises(TransientError):
+            await client.chain("SPX", EXPIRATION)
+    assert budget.holds == [7.0]
+
+
+async def test_answers_are_recorded_as_they_came_without_the_key() -> None:
+    pages: list[tuple[str, float, bytes]] = []
+
+    async def record(path: str, ts: float, body: bytes) -> None:
+        pages.append((path, ts, body))
+
+    raw = ['{"status":"OK" , "results":[]}', json.dumps({"results": [], "request_id": KEY})]
+
+    async def answer(request: web.Request) -> web.Response:
+        return web.Response(text=raw[len(pages)], content_type="application/json")
+
+    async with asking(answer, recorder=record) as (client, _):
+        await client.chain("SPX", EXPIRATION, 6700.0)
+        await client.chain("SPX", EXPIRATION)
+    (path, _, body), (_, _, blanked) = pages
+    assert path == f"{CHAIN}?expiration_date={EXPIRATION}&limit=250&strike_price.gte=6700"
+    assert body == raw[0].encode()
+    assert KEY.encode() not in blanked and len(blanked) == len(raw[1])
 
 
 async def test_a_provider_that_is_down() -> None:

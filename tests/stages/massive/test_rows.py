@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
-
-import msgspec
 import pytest
 
 from contracts.snapshot import ChainRow, ChainSnapshot, decode_snapshot, encode_snapshot
@@ -13,7 +9,6 @@ from contracts.symbology import CALL, PUT, settlement_ts
 from stages.massive.rows import (
     ReadRow,
     Refused,
-    at_market_time,
     eligibility,
     last_settlement_ts,
     read_row,
@@ -21,8 +16,6 @@ from stages.massive.rows import (
     seconds,
 )
 from tests.stages.massive.chains import EXPIRATION, MORNING, QUOTE_NS, both_sides, detailed, wire_row
-
-MOCKS = Path(__file__).resolve().parents[3].parent / "shared" / "data" / "massive_client_mocks"
 
 
 def row_of(raw: object, market_ts: float = MORNING) -> ChainRow:
@@ -139,13 +132,12 @@ def test_eligibility_follows_the_market_clock() -> None:
     assert eligibility("SPY", EXPIRATION, 10, opening) == "adjusted"
 
 
-def test_a_surface_moves_to_another_market_time() -> None:
+def test_eligibility_is_that_of_the_market_time() -> None:
     rows = both_sides([6850], root="SPX") + both_sides([6850])
     surface = read_surface(EXPIRATION, rows, MORNING)
-    later = at_market_time(surface, settlement_ts("SPX", EXPIRATION))
+    later = read_surface(EXPIRATION, rows, settlement_ts("SPX", EXPIRATION))
     assert {row.eligible for row in surface.rows} == {1}
     assert {(row.root, row.eligible) for row in later.rows} == {("SPX", "expired"), ("SPXW", 1)}
-    assert at_market_time(later, MORNING) == surface
 
 
 def test_the_last_series_settles_an_expiration() -> None:
@@ -183,7 +175,9 @@ def test_what_was_left_out_is_counted() -> None:
     ]
     surface = read_surface(EXPIRATION, raw, MORNING)
     assert len(surface.rows) == 4
-    assert surface.counts == {"refused_rows": 1, "refused_strike": 1, "bad_quotes": 1, "bad_trades": 1}
+    assert surface.counts == {
+        "refused_rows": 1, "refused_strike": 1, "bad_quotes": 1, "bad_trades": 1, "one_sided_strikes": 2,
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -211,15 +205,3 @@ def test_rows_survive_the_snapshot() -> None:
 )  # fmt: skip
 def test_stamps_by_magnitude(stamp: object, expected: float | None) -> None:
     assert seconds(stamp) == expected
-
-
-@pytest.mark.skipif(not MOCKS.is_dir(), reason="the shared data with the provider's own client fixtures is not here")
-def test_the_row_of_the_provider_s_own_client_fixtures() -> None:
-    body: dict[str, Any] = msgspec.json.decode((MOCKS / "v3/snapshot/options/AAPL.json").read_bytes())
-    read = read_row(body["results"][0], "2023-06-16", 1_651_254_260.0)
-    assert isinstance(read, ReadRow) and read.dropped == ()
-    row = read.row
-    assert (row.id, row.bid, row.ask, row.bid_size) == ("O:AAPL230616C00150000", 28.9, 29.25, 294)
-    assert (row.volume, row.oi, row.fmv, row.last, row.last_size) == (8, 8133.0, 20.5, 29.25, 1)
-    assert (row.quote_ts, row.last_ts) == (1_651_254_260.800060, 1_678_718_527.714666)
-    assert (row.settlement, row.exercise, row.eligible) == ("pm", "american", 1)

@@ -25,7 +25,9 @@ from stages.massive.window import (
     latched,
     nearest_first,
     plan_windows,
+    shard_of,
     snapped,
+    steady_selection,
 )
 from tests.stages.boards import listing
 from tests.stages.massive.chains import EXPIRATION, MORNING, wire_row
@@ -159,3 +161,38 @@ def test_subscriptions_go_nearest_first() -> None:
     ]  # fmt: skip
     assert nearest_first(listings, 6849.0, 2) == order[:2]
     assert nearest_first(listings, None, 10)[-1] == "O:SPXW260120C06850000"
+
+
+# --- what one connection carries
+
+TICKERS = [f"O:{n:02d}" for n in range(40)]
+rankings = st.permutations(TICKERS)
+selections = st.sets(st.sampled_from(TICKERS)).map(frozenset)
+
+
+@given(rankings, selections, st.integers(0, 45), st.integers(0, 20))
+def test_a_selection_holds_the_most_wanted_and_nothing_beyond_the_border(
+    ranked: list[str], held: frozenset[str], limit: int, border: int
+) -> None:
+    chosen = steady_selection(ranked, held, limit, border)
+    assert len(chosen) == len(set(chosen)) == min(limit, len(ranked))
+    assert set(ranked[: max(0, limit - border)]) <= set(chosen) <= set(ranked[: limit + border])
+
+
+@given(rankings, selections, st.integers(0, 45), st.integers(0, 20))
+def test_what_was_selected_stays_selected(ranked: list[str], held: frozenset[str], limit: int, border: int) -> None:
+    chosen = steady_selection(ranked, held, limit, border)
+    assert steady_selection(ranked, frozenset(chosen), limit, border) == chosen
+
+
+@given(st.sets(st.integers(0, 10**6)), st.integers(1, 8))
+def test_the_connections_carry_every_contract_once(numbers: set[int], shards: int) -> None:
+    tickers = [f"O:SPXW260116C{n:08d}" for n in numbers]
+    assert all(0 <= shard_of(ticker, shards) < shards for ticker in tickers)
+
+
+def test_the_connections_carry_about_as_much_each() -> None:
+    tickers = [f"O:SPXW2601{day}{side}{strike:08d}" for day in (16, 20, 21) for side in "CP"
+               for strike in range(5_900_000, 7_900_000, 4_000)]  # fmt: skip
+    sizes = [sum(shard_of(ticker, 4) == shard for ticker in tickers) for shard in range(4)]
+    assert sum(sizes) == 3000 and max(sizes) <= 950

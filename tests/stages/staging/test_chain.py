@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from typing import Any
 
+import msgspec
 import pytest
 
 from consumers.memory import MemoryStore
@@ -17,6 +19,7 @@ from contracts.planes import UNKNOWN
 from contracts.snapshot import ChainRow
 from contracts.symbology import CALL, PUT
 from contracts.topology import StageName
+from stages.massive.rows import eligibility
 from tests.pipeline import (
     EXPIRATION,
     LATER,
@@ -147,10 +150,10 @@ def test_the_same_contracts_refresh_the_epoch_in_place() -> None:
     pipeline = Pipeline()
     epoch = pipeline.fetch(1, {EXPIRATION: chain_rows(FEW)})
     pipeline.run()
-    newer = chain_rows(FEW, bid=11.0, ask=11.5, quote_ts=NOW, gamma=0.002, oi=600.0)
+    newer = chain_rows(FEW, bid=11.0, ask=11.5, quote_ts=NOW, gamma=0.002)
     assert pipeline.fetch(2, {EXPIRATION: newer}, ts=NOW + 10) == epoch
     found = pipeline.contract(CID)
-    assert (found["bid"], found["gamma"], found["oi"], found["chain_ts"]) == ("11.00", "0.002", "600.0", repr(NOW + 10))
+    assert (found["bid"], found["gamma"], found["chain_ts"]) == ("11.00", "0.002", repr(NOW + 10))
     assert (pipeline.meta()["fetch"], pipeline.meta()["snapshot_ts"]) == ("2", repr(NOW + 10))
     assert promotions(pipeline) == [epoch]
 
@@ -293,6 +296,185 @@ def test_a_plane_kept_past_its_settlement_becomes_ineligible() -> None:
     assert pipeline.meta()["excluded_count"] == "10"
 
 
+def test_it_is_remembered_since_when_an_expiration_fails() -> None:
+    pipeline = Pipeline()
+    both = {EXPIRATION: chain_rows(FEW), LATER: chain_rows(FEW, LATER)}
+    pipeline.fetch(1, both)
+    told = []
+    for number in (2, 3, 4):
+        chains = both if number == 4 else {EXPIRATION: chain_rows(FEW)}
+        pipeline.fetch(number, chains, failed=[] if number == 4 else [LATER], ts=NOW + 10 * number)
+        told.append(json.loads(pipeline.meta()["failing_since"]))
+    assert told == [{LATER: NOW + 20}, {LATER: NOW + 20}, {}]
+
+
+def test_since_when_an_expiration_fails_outlives_a_promotion() -> None:
+    pipeline = Pipeline()
+    pipeline.fetch(1, {EXPIRATION: chain_rows(FEW), LATER: chain_rows(FEW, LATER)})
+    pipeline.fetch(2, {EXPIRATION: chain_rows(FEW)}, failed=[LATER], ts=NOW + 10)
+    pipeline.fetch(3, {EXPIRATION: chain_rows(FEWER)}, failed=[LATER], ts=NOW + 20)
+    assert (pipeline.meta()["reason"], json.loads(pipeline.meta()["failing_since"])) == ("geometry", {LATER: NOW + 10})
+
+
+def test_an_expiration_that_never_arrived_is_told_and_has_no_plane() -> None:
+    pipeline = Pipeline()
+    pipeline.fetch(1, {EXPIRATION: chain_rows(FEW)}, failed=[LATER])
+    assert (pipeline.meta()["failed_expirations"], pipeline.meta()["expirations"]) == (LATER, EXPIRATION)
+
+
+def test_a_partial_fetch_does_not_shrink_a_board_that_lost_a_key() -> None:
+    """The listing is still there, and with it what the failed expiration lists."""
+    pipeline = Pipeline()
+    first = pipeline.fetch(1, {EXPIRATION: chain_rows(FEW), LATER: chain_rows(FEW, LATER, bid=7.0)})
+    del pipeline.store.hashes[pipeline.keys.contract(first, CID)]
+    second = pipeline.fetch(2, {EXPIRATION: chain_rows(FEW)}, failed=[LATER], ts=NOW + 10)
+    assert (pipeline.meta(second)["reason"], pipeline.meta(second)["expirations"]) == (
+        "bootstrap", f"{EXPIRATION},{LATER}",
+    )  # fmt: skip
+    assert pipeline.contract(cid_of(6900, CALL, LATER))["bid"] == "7.00"
+
+
+# --- settlement, through the rows of the provider
+
+AM_SETTLEMENT = 1_768_573_800.0  # 2026-01-16 09:30 in New York, a third Friday
+PM_CLOSE = 1_768_597_200.0  # 16:00
+
+
+def third_friday(market_ts: float) -> dict[str, list[ChainRow]]:
+    """Both roots of a third Friday as a fetch that began at `market_ts` tells them."""
+    rows = [*chain_rows(FEW, root="SPX"), *chain_rows(FEW), chain_row(6900, root="SPX1", multiplier=10)]
+    return {
+        EXPIRATION: [
+            msgspec.structs.replace(row, eligible=eligibility(row.root, EXPIRATION, row.multiplier, market_ts))
+            for row in rows
+        ]
+    }
+
+
+def eligible(pipeline: Pipeline) -> dict[str, str]:
+    """The first call of each root -> its eligibility."""
+    return {root: pipeline.contract(cid_of(6900, root=root))["eligible"] for root in ("SPX", "SPXW", "SPX1")}
+
+
+def test_am_series_leave_at_half_past_nine_and_pm_series_at_the_close() -> None:
+    pipeline = Pipeline()
+    instants = (AM_SETTLEMENT - 1, AM_SETTLEMENT, PM_CLOSE - 1, PM_CLOSE)
+    told = []
+    for number, market_ts in enumerate(instants, 1):
+        pipeline.fetch(number, third_friday(market_ts), ts=market_ts)
+        told.append((eligible(pipeline), int(pipeline.meta()["excluded_count"])))
+    assert told == [
+        ({"SPX": "1", "SPXW": "1", "SPX1": "adjusted"}, 1),
+        ({"SPX": "expired", "SPXW": "1", "SPX1": "adjusted"}, 11),
+        ({"SPX": "expired", "SPXW": "1", "SPX1": "adjusted"}, 11),
+        ({"SPX": "expired", "SPXW": "expired", "SPX1": "adjusted"}, 21),
+    ]
+    reasons = [pipeline.meta(epoch)["reason"] for epoch in reversed(timeline(pipeline))]
+    assert reasons == ["bootstrap", "geometry", "geometry"], "each settlement is one promotion"
+    assert pipeline.meta()["contract_count"] == "21"
+
+
+def test_a_kept_plane_settles_on_time_although_its_expiration_fails() -> None:
+    pipeline = Pipeline()
+    later = {LATER: chain_rows(FEW, LATER)}
+    pipeline.fetch(1, third_friday(AM_SETTLEMENT - 60) | later, ts=AM_SETTLEMENT - 60)
+    pipeline.fetch(2, later, failed=[EXPIRATION], ts=AM_SETTLEMENT)
+    assert eligible(pipeline) == {"SPX": "expired", "SPXW": "1", "SPX1": "adjusted"}
+
+
+@pytest.mark.parametrize(
+    ("changed", "counted"),
+    [
+        ({EXPIRATION: chain_rows(range(6890, 6920, 5))}, 1),
+        ({EXPIRATION: chain_rows(FEWER)}, 1),
+        ({EXPIRATION: chain_rows(FEW), LATER: chain_rows(FEW, LATER)}, 1),
+        ({EXPIRATION: chain_rows(FEW)[::-1]}, 0),
+    ],
+    ids=["a new strike", "a dropped strike", "a new expiration", "another order"],
+)
+def test_a_change_of_what_is_listed_is_counted_as_a_change_of_geometry(
+    changed: dict[str, list[ChainRow]], counted: int
+) -> None:
+    pipeline = Pipeline()
+    pipeline.fetch(1, {EXPIRATION: chain_rows(FEW)})
+    pipeline.fetch(2, changed, ts=NOW + 10)
+    chain_counts = pipeline.counts(pipeline.keys.analytics(Stat.CHAIN, "SPX"))
+    assert chain_counts.get("geometry_changes", 0) == epoch_counts(pipeline).get("promotions_geometry", 0) == counted
+
+
+# --- open interest
+
+SESSION = 1_768_566_600.0  # 2026-01-16 07:30 in New York
+FLIPPING = SESSION - 3420  # 06:33
+
+
+def interest(pipeline: Pipeline) -> tuple[str, float, float]:
+    """Open interest of a contract: readable, packed, and the start of its session."""
+    row = pipeline.rows(Layer.CHAIN)["interest"][pipeline.geometry().row_of[CID][1]]
+    return pipeline.contract(CID)["oi"], float(row["oi"]), float(row["asof"])
+
+
+def test_open_interest_that_flips_before_the_session_does_not_move() -> None:
+    pipeline = Pipeline()
+    pipeline.fetch(1, {EXPIRATION: chain_rows(FEW, oi=500.0)})
+    for number in range(2, 12):
+        told = 700.0 if number % 2 else 500.0
+        pipeline.fetch(number, {EXPIRATION: chain_rows(FEW, oi=told)}, ts=FLIPPING + 300 * (number - 2))
+        assert interest(pipeline)[0] == "500.0"
+    assert len(timeline(pipeline)) == 1
+
+
+def test_a_session_takes_the_first_open_interest_it_is_told_and_keeps_it() -> None:
+    pipeline = Pipeline()
+    pipeline.fetch(1, {EXPIRATION: chain_rows(FEW, oi=500.0)})
+    told = []
+    for number, (at, oi) in enumerate(((-1, 700.0), (0, 700.0), (60, 500.0), (3600, 800.0)), 2):
+        pipeline.fetch(number, {EXPIRATION: chain_rows(FEW, oi=oi)}, ts=SESSION + at)
+        told.append(interest(pipeline))
+    yesterday = SESSION - 86_400
+    assert told == [("500.0", 500.0, yesterday), *[("700.0", 700.0, SESSION)] * 3]
+
+
+def test_a_contract_without_open_interest_yet_takes_it_when_it_is_told() -> None:
+    pipeline = Pipeline()
+    pipeline.fetch(1, {EXPIRATION: chain_rows(FEW, oi=None)})
+    assert interest(pipeline)[0] == ""
+    pipeline.fetch(2, {EXPIRATION: chain_rows(FEW, oi=600.0)}, ts=NOW + 10)
+    assert interest(pipeline)[0] == "600.0"
+
+
+@pytest.mark.parametrize("how", ["geometry", "operator", "dormancy"])
+def test_the_latch_on_open_interest_is_carried_over_promotions(how: str) -> None:
+    pipeline = Pipeline()
+    pipeline.fetch(1, {EXPIRATION: chain_rows(FEW, oi=500.0)})
+    if how == "operator":
+        pipeline.order()
+        pipeline.run(StageName.STAGING)
+    else:
+        pipeline.tick(NOW + 10)
+        strikes = FEWER if how == "geometry" else FEW
+        pipeline.fetch(2, {EXPIRATION: chain_rows(strikes, oi=700.0)}, ts=NOW + 10)
+    assert (pipeline.meta()["reason"], interest(pipeline)[0]) == (how, "500.0")
+    pipeline.fetch(3, {EXPIRATION: chain_rows(FEWER, oi=800.0)}, ts=NOW + 20)
+    assert interest(pipeline)[0] == "500.0"
+
+
+def test_what_a_fetch_that_never_finished_told_is_no_latch() -> None:
+    """It died between its planes; the result is the same as if it had never begun."""
+    pipeline = Pipeline()
+    both = {EXPIRATION: chain_rows(FEW, oi=None), LATER: chain_rows(FEW, LATER, oi=None)}
+    pipeline.fetch(1, both)
+    pipeline.announce(2, {EXPIRATION: chain_rows(FEW, oi=1.0), LATER: chain_rows(FEW, LATER, oi=1.0)}, ts=NOW + 10)
+    pipeline.commits_before_crash = 1
+    with pytest.raises(ProcessDiedError):
+        pipeline.run(StageName.STAGING)
+    assert interest(pipeline)[0] == "1.0"
+    pipeline.commits_before_crash = None
+    pipeline.announce(3, {EXPIRATION: chain_rows(FEW, oi=2.0), LATER: chain_rows(FEW, LATER, oi=2.0)}, ts=NOW + 20)
+    pipeline.run(StageName.STAGING)
+    assert interest(pipeline)[0] == pipeline.contract(cid_of(6900, CALL, LATER))["oi"] == "2.0"
+
+
 # --- promotion
 
 
@@ -373,6 +555,14 @@ def test_ids_go_on_after_a_clock_that_stepped_back() -> None:
     pipeline = Pipeline()
     first = pipeline.fetch(1, {EXPIRATION: chain_rows(FEW)})
     second = pipeline.fetch(2, {EXPIRATION: chain_rows(FEWER)}, ts=NOW - 3600)
+    assert int(second.split(":")[1]) == int(first.split(":")[1]) + 1
+
+
+def test_no_id_is_used_twice_even_when_the_pointer_to_the_active_epoch_is_lost() -> None:
+    pipeline = Pipeline()
+    first = pipeline.fetch(1, {EXPIRATION: chain_rows(FEW)})
+    del pipeline.store.hashes[pipeline.keys.active("SPX")]
+    second = pipeline.fetch(1, {EXPIRATION: chain_rows(FEW)})
     assert int(second.split(":")[1]) == int(first.split(":")[1]) + 1
 
 
@@ -500,6 +690,29 @@ def test_a_killed_promotion_is_superseded_by_the_next_chain(survived: int) -> No
     assert killed.contract(CID)["bid"] == "9.00"
     assert promotions(killed)[-1] == killed.active()
     assert len(set(timeline(killed))) == len(timeline(killed))
+
+
+def test_a_new_board_that_lost_a_key_before_everything_was_carried_is_built_again() -> None:
+    killed = _before_promotion()
+    first = killed.active()
+    switched: list[Commit] = []
+
+    def die_after_the_switch(commit: Commit) -> None:
+        if switched:
+            raise ProcessDiedError
+        switched.extend([commit] * _switch(killed, commit))
+
+    killed.before_commit = die_after_the_switch
+    with pytest.raises(ProcessDiedError):
+        killed.run(StageName.STAGING)
+    killed.before_commit = lambda commit: None
+    del killed.store.hashes[killed.keys.versions(killed.active())]
+    killed.restart()
+    killed.announce(3, {EXPIRATION: chain_rows(STRIKES[1:])}, failed=[LATER], ts=NOW + 20)
+    killed.run(StageName.STAGING)
+    assert (killed.meta()["reason"], killed.meta()["fetch"]) == ("bootstrap", "3")
+    assert promotions(killed) == [first, killed.active()]
+    assert killed.contract(CID)["bid"] == "9.00"
 
 
 def _switch(pipeline: Pipeline, commit: Commit) -> bool:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from copy import deepcopy
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from contracts.clock import MarketClock, encode_clock
-from contracts.commit import Applied, Commit, SetValue
+from contracts.commit import Applied, Commit, Refused, SetValue
 from contracts.errors import DataError, TransientError
 from contracts.keys import Layer, Stat
 from contracts.messages import PlaneDirty
@@ -203,9 +205,66 @@ def test_the_future_begins_at_the_recorded_market_clock_not_at_ours() -> None:
     pipeline = board()
     clock = MarketClock(receive_ts=NOW + 1e6, market_ts=NOW, rate=10.0)
     pipeline.store.commit(Commit(writes=(SetValue(pipeline.keys.clock("SPX"), encode_clock(clock)),)))
+    pipeline.tick(NOW + 1e6)
     pipeline.feed(frame(quote(CID, 9.9, 10.1, NOW_MS + 100_000), ts=NOW + 1e6 + 2))
     pipeline.run(StageName.STAGING)
     assert pipeline.contract(CID)["ts"] == "1768500050.000"  # 2 s at ten times the rate, and 30 s of tolerance
+
+
+def test_a_batch_whose_clock_was_corrected_meanwhile_is_resolved_by_the_new_one() -> None:
+    """What a batch was computed from is what its commits are guarded by: the epochs, and the recorded clock."""
+    pipeline = board()
+    pipeline.tick(NOW)
+    pipeline.feed(frame(quote(CID, 9.9, 10.1, NOW_MS + 500_000)))
+    corrected = MarketClock(receive_ts=NOW, market_ts=NOW + 100)
+    done: list[bool] = []
+
+    def correct_first(commit: Commit) -> None:
+        if commit.acknowledges and not done:
+            done.append(True)
+            clock = SetValue(pipeline.keys.clock("SPX"), encode_clock(corrected))
+            pipeline.store.commit(Commit(writes=(clock,)))
+            pipeline.fork().tick(NOW + 1)
+
+    pipeline.before_commit = correct_first
+    pipeline.run(StageName.STAGING)
+    assert pipeline.contract(CID)["ts"] == "1768500130.000"
+    assert (counts_of(pipeline)["clamped"], counts_of(pipeline)["frames"]) == (1, 1)
+
+
+@pytest.mark.parametrize("many", [False, True], ids=["an index alone", "more rows than one commit takes"])
+def test_every_commit_of_a_batch_needs_the_clock_it_was_computed_by(*, many: bool) -> None:
+    pipeline = Pipeline()
+    strikes = range(4000, 6000, 5)
+    pipeline.fetch(1, {EXPIRATION: chain_rows(strikes)})
+    pipeline.tick(NOW)
+    quotes = [quote(cid_of(strike, kind), 9.0, 9.5, NOW_MS) for strike in strikes for kind in (CALL, PUT)]
+    pipeline.feed(frame(*(quotes if many else [index(6901.0, NOW_MS)])))
+    before = len(pipeline.commits)
+    tick = pipeline.keys.tick("SPX")
+
+    def corrected(_: Commit) -> None:
+        pipeline.store.hashes[tick]["clock"] = encode_clock(MarketClock(NOW, NOW))
+
+    pipeline.before_commit = corrected
+    pipeline.run(StageName.STAGING)
+    first, *others = [outcome for _, _, outcome in pipeline.commits[before:]]
+    assert (type(first), {type(one) for one in others}) == (Refused, {Applied})
+
+
+def test_batches_read_no_state_as_long_as_no_commit_is_refused() -> None:
+    pipeline = board()
+    reads: list[object] = []
+    plain = pipeline.store.read
+
+    async def counted(*asked: Any) -> list[object]:
+        reads.append(asked)
+        return await plain(*asked)
+
+    pipeline.store.read = counted  # type: ignore[method-assign]
+    pipeline.feed(*(frame(quote(CID, 9.0, 9.5, NOW_MS + n)) for n in range(100)))
+    pipeline.run(StageName.STAGING, batch=1)
+    assert (len(reads), counts_of(pipeline)["applied"]) == (1, 100)
 
 
 # --- what is not applied is counted
@@ -218,6 +277,44 @@ def test_a_contract_outside_the_epoch_is_a_miss_never_invented() -> None:
     assert bytes(pipeline.store.strings[pipeline.keys.geometry_miss("SPX")]) == b"2"
     assert pipeline.contract(stranger) == {}
     assert not pipeline.meta()["last_ws_ts"]
+
+
+def test_a_frame_may_mix_underlyings(settings_for: Callable[..., Any]) -> None:
+    """As a foreign writer sends it: receive time and payload, nothing else."""
+    pipeline = Pipeline(settings=settings_for(MASSIVE_SYMBOLS="SPX,NDX"))
+    pipeline.fetch(1, {EXPIRATION: chain_rows()})
+    pipeline.fetch(1, {EXPIRATION: chain_rows(root="NDXP")}, symbol="NDX")
+    ndx, rut = cid_of(6900, root="NDXP"), cid_of(6900, root="RUTW")
+    pipeline.feed(
+        frame(
+            quote(CID, 1.0, 1.5, NOW_MS), quote(ndx, 2.0, 2.5, NOW_MS), quote(rut, 3.0, 3.5, NOW_MS),
+            index(25_000.0, NOW_MS, "I:NDX"),
+            ts=NOW + 2,
+        )
+    )  # fmt: skip
+    pipeline.run(StageName.STAGING)
+    assert (pipeline.contract(CID)["bid"], pipeline.contract(ndx, pipeline.active("NDX"))["bid"]) == ("1.00", "2.00")
+    assert (counts_of(pipeline)["applied"], counts_of(pipeline)["geometry_miss"]) == (2, 1)
+    for symbol in ("SPX", "NDX"):
+        assert pipeline.meta(pipeline.active(symbol))["last_ws_ts"] == repr(NOW + 2)
+        assert pipeline.fields(pipeline.keys.feed(symbol)) == {"event_ts": repr(NOW + 2)}
+    assert pipeline.fields(pipeline.keys.feed("RUT")) == {}
+
+
+def test_a_frame_with_fields_of_its_writer_s_own_is_as_good() -> None:
+    told = frame(quote(CID, 9.9, 10.1, NOW_MS)) | {"symbol": b"SPX", "host": b"elsewhere"}
+    assert hydrated(told).contract(CID)["bid"] == "9.90"
+
+
+def test_an_index_nobody_configured_is_counted_and_makes_no_key() -> None:
+    pipeline = hydrated(frame(index(15.0, NOW_MS, "I:VIX"), index(1.0, NOW_MS, "I:anything at all")))
+    assert counts_of(pipeline)["index"] == 2
+    assert not [key for key in pipeline.store.strings if key.startswith("massive:spot:")]
+
+
+def test_a_crossed_quote_is_kept_as_it_is() -> None:
+    found = hydrated(frame(quote(CID, 10.5, 10.1, NOW_MS))).contract(CID)
+    assert (found["bid"], found["ask"], found["mid"]) == ("10.50", "10.10", "10.300")
 
 
 def test_without_an_epoch_every_update_is_a_miss() -> None:
@@ -276,13 +373,48 @@ def test_an_event_of_an_unknown_type_is_counted_and_the_rest_of_the_frame_used()
 
 @pytest.mark.parametrize(
     "bad",
-    [{"ev": "Q"}, {"ev": "Q", "sym": CID, "t": "now"}, {"sym": CID}, {"ev": 5}, 7, None, "text", []],
+    [
+        {"ev": "Q"}, {"ev": "Q", "sym": CID, "t": "now"}, {"sym": CID}, {"ev": 5}, {"ev": None}, 7, None, "text", [],
+        {"ev": "Q", "sym": None, "t": 1}, {"ev": "Q", "sym": CID, "t": 1.5}, {"ev": "Q", "sym": CID, "t": True},
+        {"ev": "Q", "sym": CID, "t": 1, "bp": "ten"}, {"ev": "Q", "sym": CID, "t": 1, "bs": [1]},
+        {"ev": "T", "sym": CID, "t": 1, "p": None}, {"ev": "AM", "sym": CID, "e": 1}, {"ev": "FMV", "sym": CID, "t": 1},
+        {"ev": "V", "T": "I:SPX", "val": "6900", "t": 1}, {"ev": "status", "status": 7},
+    ],
     ids=json.dumps,
-)
+)  # fmt: skip
 def test_a_malformed_event_inside_a_good_frame_is_counted_alone(bad: object) -> None:
     told = {"ts": repr(NOW).encode(), "payload": json.dumps([bad, quote(CID, 9.9, 10.1, NOW_MS)]).encode()}
     pipeline = hydrated(told)
     assert (counts_of(pipeline)["malformed"], pipeline.contract(CID)["bid"]) == (1, "9.90")
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        b'{"ev":"Q","sym":"\xff\xfe","t":1}', b'{"ev":"Q","sym":"X","t":1,"bp":1e400}',
+        b'{"ev":"Q","ev":"T","sym":"X","t":1,"p":1}', b'{"ev":"\xff"}',
+    ],
+    ids=["no text", "beyond every number", "two types", "a type that is no text"],
+)  # fmt: skip
+def test_bytes_nobody_can_read_spoil_their_event_alone(bad: bytes) -> None:
+    good = json.dumps(quote(CID, 9.9, 10.1, NOW_MS)).encode()
+    pipeline = hydrated({"ts": repr(NOW).encode(), "payload": b"[" + bad + b"," + good + b"]"})
+    assert (counts_of(pipeline)["malformed"], pipeline.contract(CID)["bid"]) == (1, "9.90")
+
+
+@given(st.binary(max_size=60) | st.text(max_size=60).map(str.encode))
+def test_a_frame_is_decoded_or_refused_by_name_whatever_its_bytes(payload: bytes) -> None:
+    """Anything else would stop every consumer that takes up the entry, one after the other."""
+    with suppress(DataError):
+        decode_entry({b"ts": b"1768500000", b"payload": payload})
+
+
+def test_an_event_time_as_long_as_a_frame_is_held_to_the_tolerance() -> None:
+    told = {"ts": repr(NOW).encode(), "payload": b'[{"ev":"Q","sym":"%s","bp":1,"ap":2,"t":%s}]' % (
+        CID.encode(), b"9" * 4000,
+    )}  # fmt: skip
+    pipeline = hydrated(told)
+    assert (pipeline.contract(CID)["ts"], counts_of(pipeline)["clamped"]) == ("1768500030.000", 1)
 
 
 def test_protocol_messages_are_counted_and_change_nothing() -> None:
@@ -293,8 +425,8 @@ def test_protocol_messages_are_counted_and_change_nothing() -> None:
 
 @pytest.mark.parametrize(
     "payload",
-    [b"{}", b'{"ev":"Q"}', b"[", b"", b"null", b"\xff\xfe", b"[1,", b'"text"'],
-    ids=["object", "one event", "cut off", "empty", "null", "no text", "cut list", "string"],
+    [b"{}", b'{"ev":"Q"}', b"[", b"", b"null", b"\xff\xfe", b"[1,", b'"text"', b"[" * 100_000, b"[{}]x"],
+    ids=["object", "one event", "cut off", "empty", "null", "no text", "cut list", "string", "endless", "more behind"],
 )
 def test_a_frame_that_is_no_json_array_is_poison(payload: bytes) -> None:
     with pytest.raises(DataError, match="frame"):
@@ -392,13 +524,88 @@ def test_a_batch_whose_epoch_was_replaced_meanwhile_is_resolved_again() -> None:
     assert (counts_of(pipeline)["geometry_miss"], counts_of(pipeline)["applied"]) == (1, 1)
 
 
-def test_missing_epoch_keys_write_nothing_and_wait_for_the_chain() -> None:
+def key_of(pipeline: Pipeline, kind: str) -> str:
+    """A key of the active epoch."""
+    keys, epoch, plane = pipeline.keys, pipeline.active(), f"SPXW:{EXPIRATION}"
+    return {
+        "versions": keys.versions(epoch),
+        "quotes": keys.plane(epoch, plane, Layer.QUOTES),
+        "chain": keys.plane(epoch, plane, Layer.CHAIN),
+        "listing": keys.listing(epoch),
+        "contract": keys.contract(epoch, CID),
+        "geometry": keys.geometry(epoch, EXPIRATION),
+    }[kind]
+
+
+def forget(pipeline: Pipeline, key: str) -> None:
+    for kind in (pipeline.store.strings, pipeline.store.hashes, pipeline.store.scores):
+        kind.pop(key, None)
+
+
+@pytest.mark.parametrize("kind", ["versions", "quotes", "listing", "contract"])
+def test_a_board_that_lost_a_key_is_not_written_to_but_rebuilt(kind: str) -> None:
     pipeline = board()
-    del pipeline.store.strings[pipeline.keys.listing(pipeline.active())]
+    pipeline.restart()
+    before = pipeline.active()
+    forget(pipeline, key_of(pipeline, kind))
+    frozen = deepcopy((pipeline.store.strings, pipeline.store.hashes))
     pipeline.feed(frame(quote(CID, 9.9, 10.1, NOW_MS)))
-    with pytest.raises(TransientError, match="gone"):
-        pipeline.run(StageName.STAGING)
-    assert pipeline.contract(CID) == board().contract(CID)
+    for _ in range(2):
+        with pytest.raises(TransientError, match="waiting for the chain to rebuild it"):
+            pipeline.run(StageName.STAGING)
+    job, analytics = pipeline.keys.job("SPX"), pipeline.keys.analytics(Stat.EPOCH, "SPX")
+    assert pipeline.fields(job)["again"] == "rebuild"
+    assert pipeline.counts(analytics)["rebuilds_asked"] == 1
+    written = {name for name, now in pipeline.store.hashes.items() if now != frozen[1].get(name)}
+    assert (pipeline.store.strings, written) == (frozen[0], {job, analytics})
+    pipeline.tick(NOW + 1)
+    rebuilder = pipeline.fork()
+    rebuilder.skip(pipeline.keys.ws_stream("SPX"))
+    rebuilder.fetch(2, {EXPIRATION: chain_rows(range(6890, 6915, 5))}, ts=NOW + 1)
+    assert (pipeline.meta()["reason"], pipeline.meta()["prev"]) == ("bootstrap", before)
+    pipeline.skip(pipeline.keys.chain_stream("SPX"))
+    pipeline.run(StageName.STAGING)
+    assert pipeline.contract(CID)["bid"] == "9.90"
+
+
+@pytest.mark.parametrize("kind", ["versions", "quotes", "chain", "listing", "contract", "geometry"])
+def test_a_chain_that_finds_a_key_gone_rebuilds_the_board_with_what_is_left(kind: str) -> None:
+    pipeline = board()
+    pipeline.feed(frame(quote(cid_of(6905), 9.9, 10.1, NOW_MS)))
+    pipeline.run()
+    forget(pipeline, key_of(pipeline, kind))
+    pipeline.restart()
+    pipeline.fetch(2, {EXPIRATION: chain_rows(range(6890, 6915, 5))}, ts=NOW + 1)
+    assert pipeline.meta()["reason"] == "bootstrap"
+    kept = kind not in ("quotes", "listing")
+    assert pipeline.contract(cid_of(6905))["bid"] == ("9.90" if kept else "10.00")
+
+
+def test_a_layer_of_another_length_is_a_broken_board() -> None:
+    """What an older program left behind, or half a restore."""
+    pipeline = board()
+    key = key_of(pipeline, "chain")
+    pipeline.store.strings[key] = pipeline.store.strings[key][:-8]
+    pipeline.fetch(2, {EXPIRATION: chain_rows(range(6890, 6915, 5))}, ts=NOW + 1)
+    assert pipeline.meta()["reason"] == "bootstrap"
+
+
+def test_a_batch_resolved_again_after_a_promotion_is_counted_as_fenced() -> None:
+    pipeline = board()
+    pipeline.feed(frame(quote(CID, 2.0, 2.1, NOW_MS)))
+    other = pipeline.fork()
+    other.skip(pipeline.keys.ws_stream("SPX"))
+    done: list[bool] = []
+
+    def promote_first(_: Commit) -> None:
+        if not done:
+            done.append(True)
+            other.fetch(2, {EXPIRATION: chain_rows(range(6890, 6910, 5))})
+            pipeline.skip(pipeline.keys.chain_stream("SPX"))
+
+    pipeline.before_commit = promote_first
+    pipeline.run(StageName.STAGING)
+    assert pipeline.counts(pipeline.keys.analytics(Stat.EPOCH, "SPX"))["fences"] == 1
 
 
 # --- any cut, any order, any redelivery

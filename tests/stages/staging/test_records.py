@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import struct
+from datetime import datetime, timedelta
 from itertools import pairwise
 from typing import Any
 
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 
 from contracts.errors import DataError
 from contracts.planes import RANK_CHAIN, RANK_WS, UNKNOWN
+from contracts.symbology import NEW_YORK
 from stages.staging.records import (
     CONTRACT_FIELDS,
     EMPTY_ROWS,
@@ -21,6 +23,7 @@ from stages.staging.records import (
     GREEKS,
     GROUPS,
     INTEREST,
+    INTEREST_FROM,
     QUOTE,
     ROW_TYPES,
     TRADE,
@@ -33,7 +36,11 @@ from stages.staging.records import (
     dollars_text,
     fields_of,
     fmv_record,
+    interest_record,
+    interest_session_ts,
+    is_latched,
     is_newer,
+    is_told,
     mid_text,
     put_record,
     quote_record,
@@ -257,3 +264,83 @@ def test_an_impossible_value_refuses_the_row(bad: dict[str, Any]) -> None:
 def test_volume_and_fair_value_are_told_as_they_are() -> None:
     assert volume_record(NOW_MS, RANK_WS, 2**40).fields == ("volume", str(2**40))
     assert fmv_record(NOW_MS, RANK_WS, 0.1 + 0.2).fields == ("fmv", "0.30000000000000004", "fmv_ts", "1768500000.000")
+
+
+# --- open interest
+
+NEW_YORK_0730 = {"winter": 1_768_566_600.0, "summer": 1_784_201_400.0}  # 2026-01-16, 2026-07-16
+
+
+@pytest.mark.parametrize("season", NEW_YORK_0730)
+def test_open_interest_belongs_to_the_session_that_begins_after_the_provider_settled(season: str) -> None:
+    """07:30 in New York: the provider flips between the values of two days until 07:00."""
+    begins = NEW_YORK_0730[season]
+    assert interest_session_ts(begins) == interest_session_ts(begins + 86_399) == begins
+    assert interest_session_ts(begins - 1) == interest_session_ts(begins - 3420) == begins - 86_400
+
+
+@pytest.mark.parametrize("day", ["2026-03-08", "2026-11-01"], ids=["spring forward", "fall back"])
+def test_a_session_begins_at_the_same_hour_when_clocks_change(day: str) -> None:
+    noon = datetime.fromisoformat(f"{day}T12:00:00").replace(tzinfo=NEW_YORK)
+    for at in (noon, noon + timedelta(days=1)):
+        found = datetime.fromtimestamp(interest_session_ts(at.timestamp()), NEW_YORK)
+        assert (found.date(), found.time()) == (at.date(), INTEREST_FROM)
+
+
+BEGINS = NEW_YORK_0730["winter"]
+
+
+@pytest.mark.parametrize(
+    ("stored", "applied_fetch", "latched"),
+    [
+        (interest_record(3, 500.0, BEGINS), 3, True),
+        (interest_record(3, 0.0, BEGINS), 3, True),
+        (interest_record(3, 500.0, BEGINS - 86_400), 3, False),
+        (interest_record(3, math.nan, BEGINS), 3, False),
+        (interest_record(4, 500.0, BEGINS), 3, False),
+    ],
+    ids=["of this session", "zero", "of another session", "unknown", "of a fetch that never finished"],
+)
+def test_open_interest_is_latched_within_a_session(stored: Record, applied_fetch: int, *, latched: bool) -> None:
+    assert is_latched(interest_record(5, 700.0, BEGINS), stored.packed, applied_fetch) is latched
+
+
+def test_nothing_else_is_latched() -> None:
+    one = quote_record(NOW_MS, RANK_CHAIN, -1, 1, 2, 3, 4)
+    assert not is_latched(one, one.packed, 9)
+
+
+# --- what is another value
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "differs"),
+    [
+        (quote_record(5, RANK_CHAIN, -1, 1, 2, 3, 4), quote_record(9, RANK_WS, 7, 1, 2, 3, 4), False),
+        (quote_record(5, RANK_CHAIN, -1, 1, 2, 3, 4), quote_record(5, RANK_CHAIN, -1, 1, 2, 3, 5), True),
+        (interest_record(5, 7.0, BEGINS), interest_record(6, 7.0, BEGINS + 86_400), False),
+        (interest_record(5, 7.0, BEGINS), interest_record(5, 8.0, BEGINS), True),
+        (volume_record(5, RANK_CHAIN, 7), volume_record(6, RANK_CHAIN, 7), False),
+    ],
+    ids=["quote told again", "another size", "interest told again", "another interest", "volume told again"],
+)
+def test_a_value_changes_when_it_says_something_else_not_when_it_is_said_again(
+    one: Record, other: Record, *, differs: bool
+) -> None:
+    assert other.changes_value(one.packed) is differs
+
+
+def test_greeks_of_a_later_snapshot_with_the_same_numbers_are_the_same_value() -> None:
+    first, second = (
+        next(one for one in chain_records(chain_row(6900), fetch, NOW + fetch) if one.group is GREEKS)
+        for fetch in (1, 2)
+    )
+    assert second.newer_than(first.packed) and not second.changes_value(first.packed)
+
+
+@pytest.mark.parametrize("group", GROUPS, ids=lambda group: group.name)
+def test_a_group_nobody_told_of_is_known_as_such(group: Group) -> None:
+    empty = EMPTY_ROWS[group.layer](1)[group.name][0].tobytes()
+    assert not is_told(empty)
+    found = {one.group.name: one for one in chain_records(chain_row(6900, fmv=1.0, quote_ts=None), 1, NOW)}
+    assert is_told(found[group.name].packed)

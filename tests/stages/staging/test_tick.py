@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from copy import deepcopy
+from datetime import datetime
 from typing import Any
 
 import pytest
 
-from contracts.clock import MarketClock, encode_clock
-from contracts.commit import Applied, Commit, Renew, SetFields, SetValue, ValueIs
+from contracts.clock import MarketClock, decode_clock, encode_clock
+from contracts.commit import Applied, Commit, Delete, Renew, SetFields, SetValue, ValueIs
 from contracts.job import LOST_AFTER_S
+from contracts.keys import Stat
 from contracts.messages import ChainFetch, PlaneComputed, PlaneDirty, Tick
-from contracts.symbology import CALL, PUT
+from contracts.ports import Backlog
+from contracts.symbology import CALL, NEW_YORK, PUT
 from contracts.topology import StageName
 from tests.leaks import EXPIRING, rows_of
 from tests.pipeline import EXPIRATION, LATER, NOW, Pipeline, chain_rows, cid_of, drive, frame, quote
@@ -71,6 +73,29 @@ def test_the_moment_is_on_the_market_clock() -> None:
     pipeline.store.commit(Commit(writes=(SetValue(pipeline.keys.clock("SPX"), encode_clock(clock)),)))
     pipeline.tick(NOW + 3)
     assert ticks(pipeline)[0]["market_ts"] == 1_700_000_030.0
+
+
+def waiting(pipeline: Pipeline, ts: float | None) -> None:
+    """The oldest frame that waits for staging was received at `ts`; None: no frame waits."""
+    stream = pipeline.keys.ws_stream("SPX")
+    pipeline.store.backlogs[stream] = Backlog("1-0", ts) if ts is not None else Backlog()
+
+
+def test_the_tick_records_the_clock_and_up_to_when_frames_are_processed() -> None:
+    """With nothing waiting that is now; else the watermark, and never less than what was said before."""
+    pipeline = computed()
+    clock = MarketClock(receive_ts=NOW, market_ts=1_700_000_000.0, rate=10.0)
+    pipeline.store.commit(Commit(writes=(SetValue(pipeline.keys.clock("SPX"), encode_clock(clock)),)))
+    told = []
+    for second, oldest in enumerate((None, NOW + 0.5, NOW + 0.5, None)):
+        if second == 2:
+            pipeline.feed(frame(quote(cid_of(6900), 9.0, 9.5, NOW_MS), ts=NOW + 0.25))
+            pipeline.run()
+        waiting(pipeline, oldest)
+        pipeline.tick(NOW + second)
+        told.append(float(pipeline.fields(pipeline.keys.tick("SPX"))["feed_ts"]))
+    assert told == [NOW, NOW, NOW + 0.25, NOW + 3]
+    assert decode_clock(pipeline.fields(pipeline.keys.tick("SPX"))["clock"].encode()) == clock
 
 
 def test_ticks_are_numbered_over_epochs() -> None:
@@ -167,6 +192,79 @@ def test_a_fetch_that_makes_progress_is_not_lost() -> None:
     assert tickets(pipeline) == []
 
 
+def silent_since(pipeline: Pipeline, ts: float) -> None:
+    """The newest option event was received at `ts`."""
+    pipeline.store.commit(Commit(writes=(SetFields(pipeline.keys.feed("SPX"), {"event_ts": ts}),)))
+
+
+def test_a_silence_asks_for_a_chain_once_as_soon_as_it_passes_the_threshold() -> None:
+    pipeline = computed()
+    silent_since(pipeline, NOW)
+    for second in (1, 5, 6, 7, 8):
+        pipeline.tick(NOW + second)
+        assert tickets(pipeline) == ([(1, "dormancy")] if second > 5 else [])
+        job(pipeline, ticket=0)  # it was fetched
+
+
+def test_the_next_silence_asks_again() -> None:
+    pipeline = computed()
+    silent_since(pipeline, NOW)
+    pipeline.tick(NOW + 6)
+    job(pipeline, ticket=0)
+    silent_since(pipeline, NOW + 7)
+    pipeline.tick(NOW + 8)
+    pipeline.tick(NOW + 13)
+    assert tickets(pipeline) == [(1, "dormancy"), (2, "dormancy")]
+
+
+def test_frames_that_wait_are_no_silence() -> None:
+    pipeline = computed()
+    silent_since(pipeline, NOW)
+    waiting(pipeline, None)
+    pipeline.tick(NOW + 1)
+    waiting(pipeline, NOW + 2)
+    pipeline.tick(NOW + 60)
+    assert tickets(pipeline) == []
+
+
+def test_a_silence_during_a_fetch_asks_for_another_after_it() -> None:
+    pipeline = computed()
+    silent_since(pipeline, NOW)
+    job(pipeline, ticket=3, last_ticket=3, issued_ts=NOW)
+    pipeline.tick(NOW + 6)
+    assert (tickets(pipeline), pipeline.fields(pipeline.keys.job("SPX"))["again"]) == ([], "dormancy")
+    job(pipeline, ticket=0)
+    pipeline.tick(NOW + 7)
+    assert tickets(pipeline) == [(4, "dormancy")]
+
+
+@pytest.mark.parametrize(
+    ("root", "hour", "minute"), [("SPX", 9, 30), ("SPXW", 16, 0)], ids=["at the open", "at the close"]
+)
+def test_the_first_tick_after_a_settlement_asks_for_a_chain_once(root: str, hour: int, minute: int) -> None:
+    settled = datetime.fromisoformat(EXPIRATION).replace(hour=hour, minute=minute, tzinfo=NEW_YORK).timestamp()
+    pipeline = Pipeline()
+    pipeline.fetch(1, {EXPIRATION: chain_rows(FEW, root=root), LATER: chain_rows(FEW, LATER)}, ts=settled - 60)
+    pipeline.run()
+    job(pipeline, not_before_ts=settled + 1e6)
+    silent_since(pipeline, settled - 2)
+    asked = []
+    for second in (-1.0, -0.1, 0.0, 1.0, 2.0):
+        pipeline.tick(settled + second)
+        asked.append(tickets(pipeline))
+        job(pipeline, ticket=0)
+    assert asked == [[], [], [(1, "settlement")], [(1, "settlement")], [(1, "settlement")]]
+
+
+def test_a_ticket_that_replaces_a_lost_one_keeps_the_time_of_the_question() -> None:
+    pipeline = computed()
+    job(pipeline, again="gap")
+    pipeline.tick(NOW)
+    pipeline.tick(NOW + LOST_AFTER_S + 1)
+    found = pipeline.fields(pipeline.keys.job("SPX"))
+    assert (float(found["issued_ts"]), float(found["asked_ts"])) == (NOW + LOST_AFTER_S + 1, NOW)
+
+
 @pytest.mark.parametrize("lost", ["listing", "versions", "quotes"])
 def test_an_epoch_whose_keys_are_gone_is_rebuilt_at_once(lost: str) -> None:
     pipeline = computed()
@@ -250,6 +348,70 @@ def test_a_ticker_killed_before_it_renewed_everything_does_so_again() -> None:
     assert pipeline.keys.listing(pipeline.active()) in renewed(pipeline, since)
 
 
+class Lifetimes:
+    """The lifetimes of the keys of a store that knows none, by a clock that the test drives."""
+
+    def __init__(self, pipeline: Pipeline) -> None:
+        self.now = NOW
+        self._pipeline = pipeline
+        self._ends: dict[str, float] = {}
+        self._seen = 0
+
+    def move_to(self, now: float) -> None:
+        """Note what was written since, and drop what has run out by then."""
+        for _, commit, outcome in self._pipeline.commits[self._seen :]:
+            for write in commit.writes if isinstance(outcome, Applied) else ():
+                ttl_ms = getattr(write, "ttl_ms", 0)
+                names = write.keys if isinstance(write, Renew) else (getattr(write, "key", ""),) if ttl_ms else ()
+                for key in names:
+                    if not isinstance(write, Renew) or self._pipeline.store.exists(key):
+                        self._ends[key] = self.now + ttl_ms / 1000
+        self._seen = len(self._pipeline.commits)
+        self.now = now
+        ended = tuple(key for key, end in self._ends.items() if end <= now)
+        for key in ended:
+            del self._ends[key]
+        self._pipeline.store.commit(Commit(writes=(Delete(ended),)))
+
+
+def keys_with(pipeline: Pipeline, epoch: str) -> set[str]:
+    """Keys of an epoch that have a lifetime."""
+    store = pipeline.store
+    stored = {key for kind in (store.strings, store.hashes, store.scores) for key in kind if epoch in key}
+    return {key for key in stored if store.exists(key) and any(row.lifetime in EXPIRING for row in rows_of(key))}
+
+
+def test_an_epoch_that_lives_an_hour_keeps_all_its_keys_without_any_chain() -> None:
+    pipeline = Pipeline()
+    lifetimes = Lifetimes(pipeline)
+    epoch = pipeline.fetch(1, {EXPIRATION: chain_rows(FEW), LATER: chain_rows(FEW, LATER)})
+    pipeline.run()
+    before = keys_with(pipeline, epoch)
+    for second in range(0, 3601, 5):
+        lifetimes.move_to(NOW + second)
+        pipeline.tick(NOW + second)
+    pipeline.run()
+    assert keys_with(pipeline, epoch) >= before > {pipeline.keys.contract(epoch, row.id) for row in chain_rows(FEW)}
+
+
+def test_a_superseded_epoch_is_gone_after_its_lifetime() -> None:
+    pipeline = Pipeline()
+    lifetimes = Lifetimes(pipeline)
+    first = pipeline.fetch(1, {EXPIRATION: chain_rows(FEW)})
+    pipeline.run()
+    pipeline.tick(NOW)
+    second = pipeline.fetch(2, {EXPIRATION: chain_rows(range(6890, 6910, 5))}, ts=NOW + 10)
+    pipeline.run()
+    left = []
+    for later in (200, 299, 301):
+        for step in range(3):
+            lifetimes.move_to(NOW + later + step / 10)
+            pipeline.tick(NOW + later + step / 10)
+        left.append(bool(keys_with(pipeline, first)))
+    assert left == [True, True, False]
+    assert keys_with(pipeline, second)
+
+
 # --- healing
 
 
@@ -312,31 +474,18 @@ def test_a_quiet_board_is_not_flagged() -> None:
     assert flags(pipeline) == (0, 0)
 
 
-def test_a_board_that_is_stuck_is_told_by_health() -> None:
+# --- figures
+
+
+def test_promotions_of_the_last_minute_are_counted() -> None:
     pipeline = computed()
-    pipeline.feed(frame(quote(cid_of(6900), 9.0, 9.5, NOW_MS)))
-    pipeline.run(StageName.STAGING)
+    for number, strike in enumerate((6870, 6875, 6880), 2):
+        pipeline.fetch(number, {EXPIRATION: chain_rows(range(strike, 6915, 5))}, ts=NOW + 20 * number)
     told = []
-    for second in range(5):
+    for second in (81, 101, 141):
         pipeline.tick(NOW + second)
-        told.append(json.loads(bytes(pipeline.store.strings[pipeline.keys.health("SPX")])))
-    assert told[0] == {"status": "ok", "reasons": []}
-    assert told[-1] == {"status": "degraded", "reasons": ["persistently dirty"]}
-
-
-def test_an_old_snapshot_is_told_by_health(settings_for: Callable[..., Any]) -> None:
-    pipeline = computed()
-    pipeline.tick(NOW + 31)
-    found = json.loads(bytes(pipeline.store.strings[pipeline.keys.health("SPX")]))
-    assert found == {"status": "degraded", "reasons": ["chain snapshot is 31 s old"]}
-
-
-def test_missing_expirations_are_told_by_health() -> None:
-    pipeline = computed()
-    pipeline.fetch(2, {EXPIRATION: chain_rows(FEW)}, failed=[LATER], ts=NOW)
-    pipeline.tick(NOW)
-    found = json.loads(bytes(pipeline.store.strings[pipeline.keys.health("SPX")]))
-    assert found["reasons"] == [f"expirations missing from the last fetch: {LATER}"]
+        told.append(pipeline.fields(pipeline.keys.analytics(Stat.EPOCH, "SPX"))["promotion_rate_per_min:SPX"])
+    assert told == ["3", "2", "0"]
 
 
 # --- the prices of the board
@@ -367,6 +516,22 @@ def test_the_heatmap_snapshot_has_the_prices_of_all_contracts() -> None:
         "mid": [9.125, None, None, None],
         "ts": [NOW, NOW, None, None],
     }
+
+
+def test_a_quiet_plane_that_moves_does_not_set_back_up_to_when_the_snapshot_is_complete() -> None:
+    """Until just before it moved, everything of it was published."""
+    pipeline = Pipeline()
+    pipeline.fetch(1, {EXPIRATION: chain_rows(FEW), LATER: chain_rows(FEW, LATER)})
+    pipeline.run()
+    quiet, busy = cid_of(6900), cid_of(6900, CALL, LATER)
+    told = []
+    for second, cid in ((1, quiet), (50, busy), (51, quiet)):
+        pipeline.feed(frame(quote(cid, 9.0 + second / 100, 9.9, NOW_MS + 1000 * second), ts=NOW + second))
+        pipeline.run(*((StageName.STAGING,) if second == 51 else ()))
+        pipeline.tick(NOW + second)
+        snapshot = json.loads(bytes(pipeline.store.strings[pipeline.keys.heatmap_snapshot("SPX")]))
+        told.append(snapshot["complete_to"] - NOW)
+    assert told == [1.0, 50.0, 50.0]
 
 
 def test_the_heatmap_snapshot_is_complete_to_the_oldest_plane_that_lags() -> None:

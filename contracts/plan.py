@@ -1,4 +1,4 @@
-"""The compiled plan of a plane: which strategy cell gathers which contract rows.
+"""The compiled plan of a plane: which strategy cell gathers which contract rows, and how cells are numbered.
 
 Compiled once per epoch from the frozen listing. Afterwards a quote that changes row r touches exactly
 `row_cells[row_offsets[r]:row_offsets[r + 1]]`, and recomputing those cells is array work.

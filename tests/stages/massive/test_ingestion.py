@@ -1,0 +1,355 @@
+"""The massive stage whole: several processes of it (as tasks) against a mock provider and a real server."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from consumers.broker import Broker
+from consumers.runner import Runner, ended
+from contracts.clock import MarketClock, encode_clock
+from contracts.feed_report import FeedReport, feed_signals, fresh_reports
+from contracts.geometry import build_geometry
+from contracts.keys import Keys, Stat
+from contracts.messages import ChainFetch, encode
+from contracts.settings import Settings
+from ops import ingestion as ingestion_module
+from ops.ingestion import BUDGET_WINDOW_MS, Ingestion, RequestBudget
+from ops.mock.provider import MockOptions
+from ops.mock.server import RunningMock, serving
+from ops.mock.sockets import STATE_PATH
+from ops.wiring import keys_of, partitions
+from stages.massive.feed import Feed
+from tests.stages.boards import listing
+from tests.waiting import wait_until_async
+
+KEYS = Keys()
+KEY = "s3cret-key"
+EPOCH = KEYS.epoch_id("SPX", 1_768_500_000, "1f3a" * 16)
+FEEDS = ["indices:0", "options:0", "options:1", "options:2", "options:3"]
+
+
+class MassiveProcess:
+    """One process of the stage; `kill` leaves leases and pending entries as they are."""
+
+    def __init__(self, redis_url: str, settings: Settings, name: str) -> None:
+        self.name = name
+        self.stop = asyncio.Event()
+        self.brokers: list[Broker] = []
+        self.runners: list[Runner] = []
+        self._url = redis_url
+        self._settings = settings
+        self.task = asyncio.create_task(self._run())
+
+    def _broker(self, symbol: str) -> Broker:
+        cursor = keys_of(self._settings).cursor("massive", symbol)
+        self.brokers.append(Broker(self._url, "massive", self.name, cursor))
+        return self.brokers[-1]
+
+    async def _run(self) -> None:
+        async with AsyncExitStack() as resources, asyncio.TaskGroup() as tasks:
+            keys = keys_of(self._settings)
+            for symbols in partitions(self._settings):
+                ingestion = Ingestion(self._settings, keys, symbols, self._broker)
+                stage = await resources.enter_async_context(ingestion)
+                runner = Runner(stage, self._broker(symbols[0]), keys, symbols[0], claim_idle_ms=1000, journal=False)
+                self.runners.append(runner)
+                for work in (runner.run, *ingestion.work()):
+                    tasks.create_task(work(self.stop))  # type: ignore[arg-type]
+
+    async def end(self) -> None:
+        """SIGTERM."""
+        self.stop.set()
+        await asyncio.wait({self.task}, timeout=10.0)
+
+    async def kill(self) -> None:
+        """SIGKILL: sockets break, leases run out."""
+
+        async def nothing(key: str) -> None:
+            return None
+
+        for broker in self.brokers:
+            broker.drop_lease = nothing  # type: ignore[method-assign]
+        await ended(self.task)
+
+    async def close(self) -> None:
+        """Close every connection; a command of a killed process ends first."""
+        assert self.task.done()
+        if not self.stop.is_set():
+            await asyncio.sleep(1.1)  # as long as a read blocks
+        for broker in self.brokers:
+            await broker.close()
+
+
+Start = Callable[..., MassiveProcess]
+
+
+@pytest.fixture
+async def mock(tmp_path: Path) -> AsyncIterator[RunningMock]:
+    """A provider of two symbols, with room for five sockets a key."""
+    options = MockOptions(port=0, rate=2000, contracts=400, data=tmp_path, max_connections=5, key=KEY)
+    async with serving(options) as running:
+        yield running
+
+
+@pytest.fixture
+async def start(redis_url: str, mock: RunningMock, settings_for: Callable[..., Settings]) -> AsyncIterator[Start]:
+    """Starts processes; all end with the test."""
+    found: list[MassiveProcess] = []
+
+    def begin(name: str, **environment: str) -> MassiveProcess:
+        own = {
+            "MASSIVE_API_KEY": KEY, "MASSIVE_REST_URL": mock.rest_url, "MASSIVE_WS_URL": mock.ws_url,
+            "MASSIVE_WS_CONNECTIONS": "4", "MASSIVE_SYMBOLS": "SPX,NDX",
+        }  # fmt: skip
+        found.append(MassiveProcess(redis_url, settings_for(**{**own, **environment}), name))
+        return found[-1]
+
+    yield begin
+    for process in found:
+        if not process.task.done():
+            await process.end()
+        await process.close()
+
+
+@pytest.fixture
+def board(client: Any, mock: RunningMock) -> int:
+    """An active epoch of everything the provider lists for SPX; returns how many contracts."""
+    contracts = [one for one in mock.provider.market.listing.contracts if one.root in ("SPX", "SPXW")]
+    rows = [listing(one.type, one.strike, one.root, one.expiration) for one in contracts]
+    client.set(KEYS.listing(EPOCH), build_geometry("SPX", rows).encode(), px=600_000)
+    client.hset(KEYS.active("SPX"), "SPX", EPOCH)
+    client.set(KEYS.clock("SPX"), encode_clock(MarketClock(time.time(), mock.provider.clock.now())))
+    return len(rows)
+
+
+def reports(client: Any) -> dict[str, FeedReport]:
+    fields = client.hgetall(KEYS.analytics(Stat.WS, "SPX"))
+    return {report.feed: report for report in fresh_reports(fields, time.time())}
+
+
+def owners(client: Any) -> dict[str, str]:
+    """Who holds the lease of each feed."""
+    found = client.mget([KEYS.lease(f"feed:{feed}", "SPX") for feed in FEEDS])
+    return {feed: owner.decode() for feed, owner in zip(FEEDS, found, strict=True) if owner}
+
+
+def share(client: Any) -> list[int]:
+    names = list(owners(client).values())
+    return sorted(names.count(name) for name in set(names))
+
+
+def live(client: Any) -> bool:
+    found = reports(client)
+    return sorted(found) == FEEDS and all(report.state == "live" for report in found.values())
+
+
+async def sockets(mock: RunningMock) -> dict[str, dict[str, int]]:
+    """What the provider counted by what clients call themselves: live sockets, and the most at the same time."""
+    async with aiohttp.ClientSession() as session, session.get(mock.rest_url + STATE_PATH) as response:
+        rows = (await response.json())["clients"]
+    return {row["client"].removeprefix("marketswarm/"): row for row in rows}
+
+
+async def test_every_contract_is_subscribed_once_over_all_shards(start: Start, client: Any, board: int) -> None:
+    start("one")
+    await wait_until_async(lambda: live(client), "all feeds live")
+    options = [report for feed, report in reports(client).items() if feed.startswith("options")]
+    assert sum(report.subscribed for report in options) == board
+    assert {report.missing for report in options} == {0}
+    events = {event["sym"] for _, fields in client.xrange(KEYS.ws_stream("SPX")) for event in
+              json.loads(fields[b"payload"]) if event["ev"] == "Q"}  # fmt: skip
+    assert len(events) > board / 2
+
+
+async def test_feeds_spread_over_processes_and_move_within_five_seconds_of_a_death(
+    start: Start, client: Any, board: int, mock: RunningMock
+) -> None:
+    one = start("one")
+    await wait_until_async(lambda: len(owners(client)) == 5, "alone it has all")
+    start("two")
+    three = start("three")
+    await wait_until_async(lambda: share(client) == [1, 2, 2] and live(client), "two at most", 30.0)
+    victim = one if list(owners(client).values()).count("one") == 2 else three
+    await victim.kill()
+    died = time.monotonic()
+    await wait_until_async(
+        lambda: len(owners(client)) == 5 and victim.name not in owners(client).values(), "the others have all"
+    )
+    assert time.monotonic() - died < 5.0
+    await wait_until_async(lambda: live(client), "all live again")
+    found = await sockets(mock)
+    assert {feed: found[feed]["most"] for feed in FEEDS} == dict.fromkeys(FEEDS, 1)
+
+
+async def test_a_gap_is_an_event_and_asks_for_a_chain(start: Start, client: Any, board: int) -> None:
+    start("one", MASSIVE_WS_CONNECTIONS="1")
+    await wait_until_async(lambda: client.xlen(KEYS.gaps_stream("SPX")) == 2, "both feeds start")
+    _, gap = client.xrevrange(KEYS.gaps_stream("SPX"), count=1)[0]
+    assert set(gap) == {b"feed", b"owner", b"reason", b"since_ts", b"ts"}
+    assert (gap[b"owner"], gap[b"reason"]) == (b"one", b"started")
+    assert float(gap[b"since_ts"]) <= float(gap[b"ts"]) <= time.time()
+    assert client.hget(KEYS.job("SPX"), "again") == client.hget(KEYS.job("NDX"), "again") == b"gap"
+
+
+async def test_what_one_connection_cannot_carry_is_told(
+    start: Start, client: Any, board: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    narrow = partial(Feed, limit=100, border=5)
+    monkeypatch.setattr(ingestion_module, "Feed", narrow)
+    start("one", MASSIVE_WS_CONNECTIONS="1")
+    await wait_until_async(lambda: "options:0" in reports(client), "it reports")
+    await wait_until_async(lambda: reports(client)["options:0"].subscribed == 100, "as many as it may")
+    assert reports(client)["options:0"].unsubscribed == board - 100
+
+
+async def test_counts_of_requests_and_frames_are_told(start: Start, client: Any, board: int) -> None:
+    def number(stat: Stat, name: str) -> int:
+        return int(client.hget(KEYS.analytics(stat, "SPX"), name) or 0)
+
+    start("one", MASSIVE_WS_CONNECTIONS="1", MASSIVE_CHAIN_NUM_EXPIRATIONS="1")
+    for symbol in ("SPX", "NDX"):
+        client.hset(KEYS.job(symbol), mapping={"ticket": 1, "last_ticket": 1})
+        client.xadd(KEYS.jobs_stream(symbol), encode(ChainFetch(symbol, 1, "interval")))
+    await wait_until_async(lambda: number(Stat.CHAIN, "fetches") == 2, "both fetched")
+    await wait_until_async(lambda: number(Stat.CHAIN, "requests") >= 8, "requests are counted")
+    await wait_until_async(lambda: number(Stat.WS, "appended") > 0, "frames are counted")
+    assert number(Stat.CHAIN, "bytes") > 100_000 and number(Stat.WS, "frames") >= number(Stat.WS, "appended")
+    assert sum(number(Stat.CHAIN, f"latency_le_{bound}") for bound in ("0.25", "0.5", "1", "2", "5", "10")) == 2
+
+
+async def test_a_staging_that_is_away_makes_feeds_conflate_and_health_says_so(
+    start: Start, client: Any, board: int
+) -> None:
+    start("one", MASSIVE_WS_CONNECTIONS="1", MARKETSWARM_STREAM_HIGH_WATER="100")
+    stream, analytics = KEYS.ws_stream("SPX"), KEYS.analytics(Stat.WS, "SPX")
+    reason = "feed options:0 conflating: readers of its frames lag"
+    await wait_until_async(
+        lambda: ("conflating", reason) in feed_signals(client.hgetall(analytics), time.time()), "it conflates"
+    )
+    await wait_until_async(lambda: int(client.hget(analytics, "conflated") or 0) > 2000, "events give way")
+    assert client.xlen(stream) < 400  # some hundred frames a second come
+    client.xtrim(stream, maxlen=0)  # staging is back and has read everything
+    back = time.monotonic()
+    await wait_until_async(
+        lambda: any(b"conflated" in fields for _, fields in client.xrange(stream)), "the newest events come"
+    )
+    assert time.monotonic() - back < 3.0
+    found = [event["sym"] for _, fields in client.xrange(stream) if b"conflated" in fields for event in
+             json.loads(fields[b"payload"]) if event["ev"] == "Q"]  # fmt: skip
+    assert len(set(found)) == len(found) > board / 2  # each contract that was quoted meanwhile, once
+
+
+async def test_fetches_spread_over_processes(start: Start, client: Any, board: int) -> None:
+    both = [start(name, MASSIVE_WS_CONNECTIONS="0", MASSIVE_CHAIN_NUM_EXPIRATIONS="1") for name in ("one", "two")]
+    consumers = KEYS.jobs_stream("SPX"), "massive"
+    await wait_until_async(lambda: client.exists(consumers[0]) and len(client.xinfo_consumers(*consumers)) == 2, "both")
+    for ticket in range(1, 5):
+        for symbol in ("SPX", "NDX"):
+            client.hset(KEYS.job(symbol), mapping={"ticket": ticket, "last_ticket": ticket})
+            client.xadd(KEYS.jobs_stream(symbol), encode(ChainFetch(symbol, ticket, "interval")))
+        done = 2 * ticket
+        await wait_until_async(
+            lambda: int(client.hget(KEYS.analytics(Stat.CHAIN, "SPX"), "fetches") or 0) == done,  # noqa: B023
+            "both fetched",
+        )
+    await wait_until_async(lambda: sum(process.runners[0].activity.entries for process in both) == 8, "all counted")
+    assert min(process.runners[0].activity.entries for process in both) >= 2
+
+
+async def test_the_key_is_nowhere_in_the_server(start: Start, client: Any, board: int) -> None:
+    start("one", MASSIVE_WS_CONNECTIONS="1")
+    await wait_until_async(lambda: client.xlen(KEYS.ws_stream("SPX")) > 20, "it runs")
+    for key in client.scan_iter():
+        blob = client.dump(key)
+        assert KEY.encode() not in blob and KEY.encode() not in key
+
+
+async def test_partitions_share_the_sockets_of_the_key(start: Start, client: Any, mock: RunningMock) -> None:
+    """One option socket and one for indices over both partitions; each has its own frames, gaps and reports."""
+    keys = Keys(partitioned=True)
+    contracts = mock.provider.market.listing.contracts
+    for symbol, roots in (("SPX", ("SPX", "SPXW")), ("NDX", ("NDX", "NDXP"))):
+        rows = [listing(one.type, one.strike, one.root, one.expiration) for one in contracts if one.root in roots]
+        epoch = keys.epoch_id(symbol, 1_768_500_000, "1f3a" * 16)
+        client.set(keys.listing(epoch), build_geometry(symbol, rows).encode(), px=600_000)
+        client.hset(keys.active(symbol), symbol, epoch)
+    start("one", MASSIVE_WS_CONNECTIONS="1", MARKETSWARM_PARTITIONED="true")
+    for symbol in ("SPX", "NDX"):
+        await wait_until_async(lambda: client.xlen(keys.ws_stream(symbol)) > 20, "frames")  # noqa: B023 (awaited at once)
+        await wait_until_async(lambda: client.xlen(keys.gaps_stream(symbol)) == 2, "gaps")  # noqa: B023
+        assert client.hget(keys.job(symbol), "again") == b"gap"
+        assert len(fresh_reports(client.hgetall(keys.analytics(Stat.WS, symbol)), time.time())) == 2
+        names = {event.get("sym") or event["T"] for _, fields in client.xrange(keys.ws_stream(symbol))
+                 for event in json.loads(fields[b"payload"])}  # fmt: skip
+        assert {name[2:5] for name in names} == {symbol}
+    assert {feed: row["most"] for feed, row in (await sockets(mock)).items()} == {"options:0": 1, "indices:0": 1}
+
+
+# --- the request budget
+
+
+@pytest.fixture
+async def broker(redis_url: str) -> AsyncIterator[Broker]:
+    """A connection of its own."""
+    found = Broker(redis_url, "massive", "one", KEYS.cursor("massive", "SPX"))
+    yield found
+    await found.close()
+
+
+async def test_no_window_ever_sees_more_requests_than_the_budget(broker: Broker) -> None:
+    started = time.time()
+    at = [time.time() - started + await broker.reserve(KEYS.requests(), 3, 400) for _ in range(10)]
+    assert at[2] < 0.3  # the first go at once
+    for first, fourth in zip(at, at[3:], strict=False):
+        assert fourth - first >= 0.39
+
+
+async def test_the_budget_is_shared_and_a_hold_is_everybody_s(broker: Broker, redis_url: str) -> None:
+    other = Broker(redis_url, "massive", "two", KEYS.cursor("massive", "SPX"))
+    assert await broker.reserve(KEYS.requests(), 1, 60_000) == 0.0
+    assert 59.0 < await other.reserve(KEYS.requests(), 1, 60_000) <= 60.0
+    unlimited = [RequestBudget(one, "massive:test:requests", 0) for one in (broker, other)]
+    started = time.monotonic()
+    await unlimited[0].wait()
+    assert time.monotonic() - started < 0.2
+    await unlimited[0].hold(0.3)
+    await unlimited[1].wait()
+    assert time.monotonic() - started >= 0.3
+    await other.close()
+
+
+async def test_with_a_small_budget_fetches_are_slow_and_whole(
+    start: Start, client: Any, board: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Five calls a minute, the minute shortened to a second, shared by two processes."""
+    monkeypatch.setattr(ingestion_module, "BUDGET_WINDOW_MS", 1000)
+    for name in ("one", "two"):
+        start(name, MASSIVE_WS_CONNECTIONS="0", MASSIVE_CHAIN_NUM_EXPIRATIONS="2", MASSIVE_REQUESTS_PER_MINUTE="5")
+    begun = time.monotonic()
+    for symbol in ("SPX", "NDX"):
+        client.hset(KEYS.job(symbol), mapping={"ticket": 1, "last_ticket": 1})
+        client.xadd(KEYS.jobs_stream(symbol), encode(ChainFetch(symbol, 1, "interval")))
+    await wait_until_async(lambda: client.xlen(KEYS.chain_stream("SPX")) == 2, "both fetched", 20.0)
+    assert time.monotonic() - begun > 1.5
+    for _, fields in client.xrange(KEYS.chain_stream("SPX")):
+        told = json.loads(fields[b"data"])
+        assert len(told["requested"]) == len(told["received"]) == 2 and told["failed"] == []
+    analytics = KEYS.analytics(Stat.CHAIN, "SPX")
+    await wait_until_async(lambda: int(client.hget(analytics, "requests") or 0) >= 12, "requests are counted")
+    counts = client.hgetall(analytics)
+    assert int(counts[b"budget_wait_ms"]) > 1000
+    assert not [name for name in counts if name.startswith((b"fault_", b"failed_"))]
+
+
+def test_five_calls_a_minute_stay_five_even_when_they_arrive_late() -> None:
+    assert BUDGET_WINDOW_MS > 60_000
