@@ -84,7 +84,7 @@ async def test_derived_models_are_told_in_words(shown: Screen) -> None:
     await shown.hear("gravity", GRAVITY)
     assert await shown.text("#liquidity-note") == "Downside Acceleration · bias -26, lfi 31"
     assert await shown.text("#mode-note") == "transition · 46"
-    assert await shown.text("#gravity-note") == "6905 (6890\u20136920), confidence 0.61"
+    assert await shown.text("#gravity-note") == "6905 (6890\u20136920), conf. 0.61"
 
 
 async def test_the_line_of_gravity_begins_with_its_history(shown: Screen) -> None:

@@ -204,5 +204,5 @@ export function paintMode(canvas, model) {
 export function gravityWords(model) {
   if (!model) return "no model yet";
   if (model.best == null) return reasonWords(model.reason);
-  return `${formatPoints(model.best)} (${formatPoints(model.low)}–${formatPoints(model.high)}), confidence ${model.confidence?.toFixed(2) ?? "–"}`;
+  return `${formatPoints(model.best)} (${formatPoints(model.low)}–${formatPoints(model.high)}), conf. ${model.confidence?.toFixed(2) ?? "–"}`;
 }

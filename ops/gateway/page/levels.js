@@ -6,8 +6,8 @@ import { formatDollars, formatPoints } from "./values.js";
 const NAMES = {
   flip: ["gamma flip", "--flip", [], "net gamma changes sign"],
   flip_front: ["flip, front", "--flip", [2, 4], "the same, front expiration"],
-  call_wall: ["call wall", "--wall-call", [], "most call gamma above spot"],
-  put_wall: ["put wall", "--wall-put", [], "most put gamma below spot"],
+  call_wall: ["call wall", "--wall-call", [], "most calls above spot"],
+  put_wall: ["put wall", "--wall-put", [], "most puts below spot"],
   abs_gamma: ["most gamma", "--dim", [4, 4], "most calls + |puts|"],
   magnet: ["magnet", "--accent", [6, 3], "largest net gamma"],
   max_pain: ["max pain", "--dim", [2, 3], "options pay least there"],
@@ -49,7 +49,7 @@ export function bandOf(plane) {
 /** Fill the table: name, value, and how it was found. */
 export function fillLevels(table, gex, planeId) {
   const rows = [
-    ["net gamma", formatDollars(gex?.net), gex?.net == null ? reasonWords(gex?.reason) : "calls + puts, $ per 1 % move"],
+    ["net gamma", formatDollars(gex?.net), gex?.net == null ? reasonWords(gex?.reason) : "calls + puts, $ per 1 %"],
     ["unsigned", formatDollars(gex?.abs), "calls + |puts|"],
   ];
   for (const [name, level] of Object.entries(gex?.levels ?? {})) {
@@ -63,7 +63,7 @@ export function fillLevels(table, gex, planeId) {
     const move = plane.em_1sigma;
     rows.push(["forward", formatPoints(plane.forward), `${planeId}, ${plane.forward_source ?? "unknown"}`]);
     rows.push(["exp. move", move == null ? "–" : `±${formatPoints(move)}`, move == null ? reasonWords(plane.reason) : "1σ to settlement"]);
-    rows.push(["coherence", formatPoints(plane.coherence), "points between parity forwards"]);
+    rows.push(["coherence", formatPoints(plane.coherence), "of parity forwards, pt"]);
   }
   replaceRows(table, rows);
 }
