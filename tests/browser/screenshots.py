@@ -64,9 +64,9 @@ async def _shoot(page: Page, picture: Picture) -> bytes:
 def with_palette(png: bytes) -> bytes:
     """The same picture with a palette: a fraction of the bytes."""
     found = io.BytesIO()
-    Image.open(io.BytesIO(png)).convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE).save(
-        found, "PNG", optimize=True
-    )
+    picture = Image.open(io.BytesIO(png)).convert("RGB")
+    few = picture.quantize(COLOURS, Image.Quantize.MEDIANCUT, kmeans=4, dither=Image.Dither.NONE)
+    few.save(found, "PNG", optimize=True)
     return found.getvalue()
 
 
