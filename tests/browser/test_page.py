@@ -324,6 +324,7 @@ async def test_nothing_shifts_while_the_page_updates(screen: Screen) -> None:
     for number in range(5):
         screen.pipeline.quote(STRIKES[10 + number], 3.0, 3.2)
         await screen.pipeline.tick()
+    await screen.hear("health", {"status": "degraded", "reasons": ["conflating", "lag over 5 s"]})
     await screen.until("page.feed.book.diffs >= 1 && page.feed.latest.gex.tick >= 3")
     await screen.page.wait_for_timeout(500)
     assert await screen.tell("shifted") == []
