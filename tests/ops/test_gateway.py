@@ -229,7 +229,7 @@ ODD_REQUESTS = {
     "/api/models/SPX/heatmap?strategy=%00%ff": 400,
     "/api/models/SPX/heatmap?strategy=" + "x" * 3000: 400,
     "/api/models/%F0%9F%90%8D/heatmap": 404,
-    "/api/models/SPX/liquidity": 404,
+    "/api/models/SPX/vix": 404,
     "/api/models/..%2F..%2Fetc/gex": 404,
     "/events/QQQ": 404,
     "/events/": 404,

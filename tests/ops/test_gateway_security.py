@@ -19,6 +19,7 @@ from ops.gateway.endpoints import ENDPOINTS
 from ops.gateway.security import HEADERS, RateLimit, check_exposure, is_loopback
 from ops.gateway.server import RunningGateway, serving
 from tests.ops.pipeline import SYMBOL
+from tests.waiting import wait_until_async
 
 SettingsFor = Callable[..., Settings]
 
@@ -212,7 +213,13 @@ async def test_nothing_that_is_asked_is_a_fault_of_ours(
             ).result(10)
             assert status < 500, (method, path, query, headers)
 
+        # until it has met the server it says rightly that it is not ready: 503
+        await wait_until_async(lambda: _is_ready(http, gateway), "the gateway to be ready")
         await asyncio.to_thread(ask)
+
+
+async def _is_ready(http: aiohttp.ClientSession, gateway: RunningGateway) -> bool:
+    return await _status(http, "GET", gateway.url + "/readyz", {}, {}) == 200
 
 
 async def _status(
