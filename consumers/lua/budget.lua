@@ -11,7 +11,7 @@ local function keep(key, from, until_ms)
 end
 
 if hold > 0 then
-  held = math.max(held, now + hold)
+  held = math.max(held, now + 1 + hold) -- of this millisecond a part is over
   redis.call('HSET', KEYS[1], 'hold', string.format('%.0f', held))
   keep(KEYS[1], now, held)
   return held - now

@@ -104,6 +104,9 @@ async def _awaited(work: Awaitable[None]) -> None:
     await work
 
 
+FLEETING = ("epoch:dirty",)  # a set without members is no key
+
+
 class Observer:
     """Looks at the keys while the pipeline runs, and remembers what it found of each promise."""
 
@@ -116,12 +119,25 @@ class Observer:
         """One look at everything there is."""
         names = [name.decode() for name in self._client.scan_iter(count=1000)]
         for promise in PROMISES:
+            if promise.pattern in FLEETING and promise.pattern not in self.kept:
+                self._watch(promise)
             for name in [name for name in names if re.fullmatch(promise.pattern, name)][:20]:
                 wrong = self._wrong(promise, name)
                 if wrong is None:
                     self.kept.add(promise.pattern)
                 elif wrong:
                     self.broken[name] = wrong
+
+    def _watch(self, promise: Promise) -> None:
+        """Look at a key again and again: it is there for milliseconds at a time."""
+        for _ in range(500):
+            wrong = self._wrong(promise, promise.pattern)
+            if wrong is None:
+                self.kept.add(promise.pattern)
+                return
+            if wrong:
+                self.broken[promise.pattern] = wrong
+                return
 
     def _wrong(self, promise: Promise, name: str) -> str | None:
         """What is wrong with a key; None if nothing is, empty if it has just gone."""
