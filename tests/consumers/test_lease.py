@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
@@ -135,6 +136,18 @@ class Held:
         return work
 
 
+@asynccontextmanager
+async def working(broker: Broker) -> AsyncIterator[Held]:
+    """One holder at work, until the body is over."""
+    held = Held()
+    stop = asyncio.Event()
+    task = asyncio.create_task(while_owned(broker, LEASE, held.by("one"), stop))
+    await wait_until_async(lambda: held.holders == ["one"], "it works")
+    yield held
+    stop.set()
+    await task
+
+
 async def test_held_work_has_one_holder_and_passes_on_when_it_stops(brokers: list[Broker], client: Any) -> None:
     held = Held()
     stops = [asyncio.Event(), asyncio.Event()]
@@ -154,33 +167,23 @@ async def test_held_work_has_one_holder_and_passes_on_when_it_stops(brokers: lis
 
 
 async def test_held_work_ends_as_soon_as_the_lease_is_another_s(brokers: list[Broker], client: Any) -> None:
-    held = Held()
-    stop = asyncio.Event()
-    task = asyncio.create_task(while_owned(brokers[0], LEASE, held.by("one"), stop))
-    await wait_until_async(lambda: held.holders == ["one"], "it works")
-    client.set(LEASE, "somebody else", px=60_000)
-    await wait_until_async(lambda: held.holders == [], "it ended")
-    assert client.get(LEASE) == b"somebody else"
-    stop.set()
-    await task
+    async with working(brokers[0]) as held:
+        client.set(LEASE, "somebody else", px=60_000)
+        await wait_until_async(lambda: held.holders == [], "it ended")
+        assert client.get(LEASE) == b"somebody else"
 
 
 async def test_held_work_ends_when_the_lease_cannot_be_renewed(
     brokers: list[Broker], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The server is away: before the lease can pass to somebody else, the work is over."""
-    held = Held()
-    stop = asyncio.Event()
-    task = asyncio.create_task(while_owned(brokers[0], LEASE, held.by("one"), stop))
-    await wait_until_async(lambda: held.holders == ["one"], "it works")
+    async with working(brokers[0]) as held:
 
-    async def away(self: Broker, key: str, ttl_ms: int) -> bool:
-        raise TransientError("away")
+        async def away(self: Broker, key: str, ttl_ms: int) -> bool:
+            raise TransientError("away")
 
-    monkeypatch.setattr(Broker, "take_lease", away)
-    await wait_until_async(lambda: held.holders == [], "it ended", 0.2)
-    stop.set()
-    await task
+        monkeypatch.setattr(Broker, "take_lease", away)
+        await wait_until_async(lambda: held.holders == [], "it ended", 0.2)
 
 
 async def test_held_work_that_fails_tells_so(brokers: list[Broker]) -> None:
@@ -207,24 +210,19 @@ async def test_held_work_that_ends_by_itself_is_begun_again(brokers: list[Broker
 async def test_one_answer_that_does_not_come_ends_nothing(
     brokers: list[Broker], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    held = Held()
-    stop = asyncio.Event()
-    task = asyncio.create_task(while_owned(brokers[0], LEASE, held.by("one"), stop))
-    await wait_until_async(lambda: held.holders == ["one"], "it works")
-    renew, faults = Broker.take_lease, [1]
+    async with working(brokers[0]) as held:
+        renew, faults = Broker.take_lease, [1]
 
-    async def away_once(self: Broker, key: str, ttl_ms: int) -> bool:
-        if faults:
-            faults.pop()
-            raise TransientError("away")
-        return await renew(self, key, ttl_ms)
+        async def away_once(self: Broker, key: str, ttl_ms: int) -> bool:
+            if faults:
+                faults.pop()
+                raise TransientError("away")
+            return await renew(self, key, ttl_ms)
 
-    monkeypatch.setattr(Broker, "take_lease", away_once)
-    await wait_until_async(lambda: not faults, "a renewal failed")
-    await asyncio.sleep(0.2)
-    assert held.holders == ["one"]
-    stop.set()
-    await task
+        monkeypatch.setattr(Broker, "take_lease", away_once)
+        await wait_until_async(lambda: not faults, "a renewal failed")
+        await asyncio.sleep(0.2)
+        assert held.holders == ["one"]
 
 
 # --- leases that spread
