@@ -25,6 +25,7 @@ from contracts.ports import (
     GetValue,
     Quantiles,
     Read,
+    Waiting,
 )
 
 FIRST = "0"
@@ -213,23 +214,29 @@ class Broker:
                 pipeline.xadd(stream, fields, maxlen=keep)
             await pipeline.execute()
 
-    async def waiting(self, stream: str, group: str, *, trimmed: bool) -> tuple[int, int]:
-        """Entries of a stream that wait for a group, and about how many bytes they take.
+    async def waiting(self, stream: str, group: str, *, trimmed: bool) -> Waiting:
+        """What waits in a stream for a group.
 
         `trimmed`: the stream holds nothing else (the group's own figure is wrong after trims); without trimming its
         lag and pending entries are counted.
         """
         with faults_named(self._url):
-            length: int = await uninterrupted(self._client.xlen(stream))
+            try:
+                stream_facts = await uninterrupted(self._client.xinfo_stream(stream))
+            except ResponseError as error:
+                if "no such key" in str(error):
+                    return Waiting()
+                raise
+            length, added = int(stream_facts["length"]), int(stream_facts["entries-added"])
             if not length:
-                return 0, 0
+                return Waiting(added=added)
             size: int = await uninterrupted(self._client.memory_usage(stream, samples=10)) or 0
             entries = length
             if not trimmed:
                 rows = await uninterrupted(self._client.xinfo_groups(stream))
                 lags = [row["lag"] + row["pending"] for row in rows if row["name"].decode() == group and row.get("lag")]
                 entries = min(length, lags[0]) if lags else 0
-        return entries, size * entries // length
+        return Waiting(entries, size * entries // length, added)
 
     async def newest_entries(self, stream: str, after: str, count: int) -> list[RawEntry]:
         """Entries after an id, for readers that are no group; does not wait."""

@@ -75,6 +75,15 @@ class Backlog:
 
 
 @dataclass(frozen=True, slots=True)
+class Waiting:
+    """What waits in a stream for one group: entries and about how many bytes; `added`: entries that it ever had."""
+
+    entries: int = 0
+    bytes: int = 0
+    added: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class GetQuantiles:
     """Median, 99th percentile and largest of the scores of a ZSET -> `Quantiles`, or None if it is empty."""
 

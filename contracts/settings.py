@@ -112,6 +112,9 @@ class Settings(BaseSettings):
     marketswarm_stream_high_water_bytes: int = Field(
         256 * 2**20, ge=2**20, description="bytes before ingestion conflates"
     )
+    marketswarm_stream_high_water_sec: float = Field(
+        5.0, gt=0, description="seconds of work for their readers before ingestion conflates"
+    )
     marketswarm_resume_window_sec: int = Field(300, ge=10, description="how long published events can be resumed")
     marketswarm_claim_idle_ms: int = Field(5000, ge=200, description="idle time after which entries change owner")
     marketswarm_journal: bool = Field(False, description="record the order in which entries take effect")

@@ -27,7 +27,8 @@ from contracts.topology import StageName
 from ops.recording import Recording
 from stages.massive.feed import INDICES, OPTIONS, Feed, Wanted
 from stages.massive.fetch import FetchSettings, massive_source
-from stages.massive.outbox import FrameRecorder, HighWater, Outbox, Sink
+from stages.massive.high_water import HighWater
+from stages.massive.outbox import FrameRecorder, Outbox, Sink
 from stages.massive.rest import ProviderClient, RestActivity, open_session
 from stages.massive.split import SplitOutbox
 from stages.massive.window import WindowSettings, nearest_first, shard_of
@@ -163,7 +164,11 @@ class Ingestion:
             self._broker,
             stream,
             waiting=partial(self._broker.waiting, stream, StageName.STAGING, trimmed=trimmed),
-            high_water=HighWater(settings.marketswarm_stream_high_water, settings.marketswarm_stream_high_water_bytes),
+            high_water=HighWater(
+                settings.marketswarm_stream_high_water,
+                settings.marketswarm_stream_high_water_bytes,
+                settings.marketswarm_stream_high_water_sec,
+            ),
             recorder=recorder,
         )
 

@@ -30,10 +30,12 @@ from aiohttp import WSMsgType, web
 from consumers.broker import Broker
 from consumers.embedded import free_port
 from contracts.keys import Keys
+from contracts.ports import Waiting
 from contracts.topology import StageName
 from ops.bench.board import contracts, server
 from stages.massive.feed import Feed
-from stages.massive.outbox import HighWater, Outbox
+from stages.massive.high_water import HighWater
+from stages.massive.outbox import Outbox
 from stages.massive.rest import open_session
 from stages.massive.window import shard_of
 
@@ -154,7 +156,7 @@ async def read(options: argparse.Namespace) -> None:
             at = payload.index(b'"t":') + 4
             lags.append(ts - int(payload[at : at + 13]) / 1000)
 
-    async def waiting() -> tuple[int, int]:
+    async def waiting() -> Waiting:
         return await broker.waiting(stream, StageName.STAGING, trimmed=True)
 
     async def gap(_: str, __: float) -> None:

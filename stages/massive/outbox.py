@@ -20,7 +20,9 @@ from typing import Protocol, TypeAlias
 import structlog
 
 from contracts.errors import TransientError
+from contracts.ports import Waiting
 from stages.massive.conflation import ConflatedFrame, Conflation
+from stages.massive.high_water import HighWater, Level
 
 log = structlog.get_logger("feed")
 
@@ -32,8 +34,8 @@ CONFLATE_FRAMES = 256  # at a time: more than a reader takes in one turn, or the
 LOOK_EVERY_S = 0.25
 LONGEST_BACKOFF_S = 5.0
 
-# entries and bytes of the stream that wait for its readers
-Waiting: TypeAlias = "Callable[[], Awaitable[tuple[int, int]]]"
+# what waits in the stream for its readers
+AskWaiting: TypeAlias = "Callable[[], Awaitable[Waiting]]"
 
 # sees every frame as it comes: number on its feed, receive time (epoch seconds), bytes
 FrameRecorder: TypeAlias = "Callable[[int, float, bytes], None]"
@@ -70,22 +72,6 @@ class Sink(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class HighWater:
-    """Entries and bytes that may wait in the stream. From here on frames are conflated, until half of it is left."""
-
-    entries: int = 50_000
-    bytes: int = 256 * 2**20
-
-    def is_reached(self, waiting: tuple[int, int]) -> bool:
-        """Too much waits."""
-        return waiting[0] >= self.entries or waiting[1] >= self.bytes
-
-    def is_over(self, waiting: tuple[int, int]) -> bool:
-        """There is room again."""
-        return 2 * waiting[0] < self.entries and 2 * waiting[1] < self.bytes
-
-
 @dataclass
 class OutboxActivity:
     """What became of the frames; for analytics and probes. Local facts, not state."""
@@ -110,7 +96,7 @@ class Outbox:
         frames: FrameStream,
         stream: str,
         *,
-        waiting: Waiting | None = None,
+        waiting: AskWaiting | None = None,
         high_water: HighWater | None = None,
         recorder: FrameRecorder | None = None,
         queue_frames: int = QUEUE_FRAMES,
@@ -120,7 +106,7 @@ class Outbox:
         self._frames = frames
         self._stream = stream
         self._waiting = waiting
-        self._high_water = high_water or HighWater()
+        self._level = Level(high_water or HighWater())
         self._recorder = recorder
         self._queue: deque[Frame] = deque()
         self._queued_bytes = 0
@@ -224,11 +210,9 @@ class Outbox:
         """Decide from what waits in the stream whether to conflate, and whether there is room for what is held."""
         while self._waiting is not None:
             with suppress(TransientError):
-                waiting = await self._waiting()
-                is_full = self._high_water.is_reached(waiting)
-                self._has_room = not is_full
-                still = self.activity.conflating and not self._high_water.is_over(waiting)
-                self._set_conflating(is_full or still)
+                self._level.note(time.monotonic(), await self._waiting())
+                self._has_room = not self._level.is_full
+                self._set_conflating(self._level.is_high)
             await asyncio.sleep(LOOK_EVERY_S)
 
     def _set_conflating(self, conflating: bool) -> None:

@@ -14,8 +14,10 @@ import pytest
 from consumers.broker import Broker
 from contracts.errors import FatalError, TransientError
 from contracts.keys import Keys
+from contracts.ports import Waiting
 from stages.massive import outbox as outbox_module
-from stages.massive.outbox import HighWater, Outbox
+from stages.massive.high_water import HighWater
+from stages.massive.outbox import Outbox
 from tests.waiting import wait_until_async
 
 KEYS = Keys()
@@ -34,7 +36,7 @@ class Stream:
     """A stream whose readers may lag: `waiting` is what it says of itself."""
 
     entries: list[dict[str, bytes | str]] = field(default_factory=list)
-    waiting: tuple[int, int] = (0, 0)
+    waiting: Waiting = field(default_factory=Waiting)
     faults: list[Exception] = field(default_factory=list)
     open: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -45,7 +47,7 @@ class Stream:
             raise self.faults.pop(0)
         self.entries += entries
 
-    async def look(self) -> tuple[int, int]:
+    async def look(self) -> Waiting:
         return self.waiting
 
     @property
@@ -96,13 +98,13 @@ async def test_frames_go_untouched_and_in_order() -> None:
 
 async def test_above_the_high_water_mark_events_are_conflated_and_held_back() -> None:
     async with running(high_water=HighWater(entries=100)) as (outbox, stream):
-        stream.waiting = (100, 0)
+        stream.waiting = Waiting(100, 0)
         await wait_until_async(lambda: outbox.activity.conflating, "it conflates")
         for number in range(1000):
             outbox.put(float(number), frame(number))
         await wait_until_async(lambda: outbox.activity.conflated == 1000 - CONTRACTS, "all gave way but the newest")
         assert stream.entries == []
-        stream.waiting = (80, 0)  # room for one round, not yet for raw frames
+        stream.waiting = Waiting(80, 0)  # room for one round, not yet for raw frames
         await wait_until_async(lambda: stream.conflated, "the newest are appended")
         assert stream.newest() == {f"O:{n % CONTRACTS}": n for n in range(1000 - CONTRACTS, 1000)}
         (entry,) = stream.entries
@@ -113,12 +115,12 @@ async def test_above_the_high_water_mark_events_are_conflated_and_held_back() ->
 
 async def test_when_the_readers_have_caught_up_frames_are_raw_again() -> None:
     async with running(high_water=HighWater(entries=100)) as (outbox, stream):
-        stream.waiting = (100, 0)
+        stream.waiting = Waiting(100, 0)
         await wait_until_async(lambda: outbox.activity.conflating, "it conflates")
         for number in range(100):
             outbox.put(float(number), frame(number))
         await wait_until_async(lambda: outbox.activity.conflated, "events gave way")
-        stream.waiting = (49, 0)
+        stream.waiting = Waiting(49, 0)
         await wait_until_async(lambda: not outbox.activity.conflating and stream.conflated, "it is over")
         outbox.put(100.0, frame(100))
         await wait_until_async(lambda: stream.raw, "raw again")
@@ -127,16 +129,16 @@ async def test_when_the_readers_have_caught_up_frames_are_raw_again() -> None:
 
 async def test_many_bytes_are_too_much_as_well() -> None:
     async with running(high_water=HighWater(entries=100, bytes=1000)) as (outbox, stream):
-        stream.waiting = (1, 1000)
+        stream.waiting = Waiting(1, 1000)
         await wait_until_async(lambda: outbox.activity.conflating, "it conflates")
 
 
 async def test_while_readers_lag_but_go_on_they_get_a_round_at_a_time() -> None:
     """Room for a round is found at each look; without pacing every single event would be a round."""
     async with running(high_water=HighWater(entries=100)) as (outbox, stream):
-        stream.waiting = (100, 0)
+        stream.waiting = Waiting(100, 0)
         await wait_until_async(lambda: outbox.activity.conflating, "it conflates")
-        stream.waiting = (90, 0)
+        stream.waiting = Waiting(90, 0)
         for number in range(2000):
             outbox.put(float(number), frame(number))
             if number % 10 == 0:
@@ -197,13 +199,13 @@ async def test_a_fault_puts_frames_back_where_they_were() -> None:
 
 async def test_a_fault_puts_conflated_events_back() -> None:
     async with running(high_water=HighWater(entries=100)) as (outbox, stream):
-        stream.waiting = (100, 0)
+        stream.waiting = Waiting(100, 0)
         await wait_until_async(lambda: outbox.activity.conflating, "it conflates")
         for number in range(100):
             outbox.put(float(number), frame(number))
         await wait_until_async(lambda: outbox.activity.conflated == 80, "events gave way")
         stream.faults.append(TransientError("away"))
-        stream.waiting = (0, 0)
+        stream.waiting = Waiting(0, 0)
         await wait_until_async(lambda: stream.conflated, "they are there")
     assert not stream.faults and stream.newest() == {f"O:{n % CONTRACTS}": n for n in range(80, 100)}
 
@@ -213,7 +215,7 @@ async def test_the_recorder_sees_every_frame_before_anything_is_conflated() -> N
     async with running(
         high_water=HighWater(entries=100), recorder=lambda number, ts, payload: seen.append((number, ts, payload))
     ) as (outbox, stream):
-        stream.waiting = (100, 0)
+        stream.waiting = Waiting(100, 0)
         await wait_until_async(lambda: outbox.activity.conflating, "it conflates")
         for number in range(50):
             outbox.put(float(number), frame(number))
@@ -233,7 +235,7 @@ async def test_a_stopped_staging_fills_the_stream_to_the_mark_and_no_further(red
     """The real server: nobody reads and nothing is trimmed; afterwards the newest of each contract is there."""
     broker = Broker(redis_url, "massive", "one", KEYS.cursor("massive", "SPX"))
 
-    async def waiting() -> tuple[int, int]:
+    async def waiting() -> Waiting:
         return await broker.waiting(STREAM, "staging", trimmed=True)
 
     outbox = Outbox(broker, STREAM, waiting=waiting, high_water=HighWater(entries=500))
@@ -261,11 +263,11 @@ async def test_with_a_journal_only_what_waits_is_counted(redis_url: str, client:
     """A journal keeps its input streams whole: their length says nothing about their readers."""
     broker = Broker(redis_url, "massive", "one", KEYS.cursor("massive", "SPX"))
     client.xgroup_create(STREAM, "staging", "0", mkstream=True)
-    assert await broker.waiting(STREAM, "staging", trimmed=False) == (0, 0)
+    assert await broker.waiting(STREAM, "staging", trimmed=False) == Waiting()
     for number in range(30):
         client.xadd(STREAM, {"payload": frame(number)})
     ((_, rows),) = client.xreadgroup("staging", "reader", {STREAM: ">"}, count=20)
     client.xack(STREAM, "staging", *[entry_id for entry_id, _ in rows[:15]])
-    assert (await broker.waiting(STREAM, "staging", trimmed=False))[0] == 15
-    assert (await broker.waiting(STREAM, "staging", trimmed=True))[0] == 30
+    assert (await broker.waiting(STREAM, "staging", trimmed=False)).entries == 15
+    assert (await broker.waiting(STREAM, "staging", trimmed=True)).entries == 30
     await broker.close()
