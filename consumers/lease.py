@@ -22,6 +22,7 @@ COUNT_EVERY_S = 1.0
 
 # parts of the life of a lease that is held
 SAFE = 0.7  # without renewal the work is cancelled then: the rest is for its end
+END = 0.2  # for so long it may end in its own way (a socket says goodbye), then it is cancelled again
 GRACE = 0.2  # for so long a free lease is left to those with room for it
 TAKEN = 0.25  # a lease that took longer to get is not used: too little of it is left
 EXCESS = 0.7  # for so long a process holds more than its share before it gives one up
@@ -181,7 +182,7 @@ async def _hold(
         if loop.time() >= safe_until:
             log.warning("lease_lost", lease=lease, reason="it could not be renewed in time")
     finally:
-        await ended(task)
+        await ended(task, END * HOLD_MS / 1000)
         with suppress(TransientError):
             await broker.drop_lease(lease)
     if not task.cancelled():

@@ -380,11 +380,14 @@ class Runner:
         await self.broker.forget_dead(stream, DEAD_CONSUMER_MS)
 
 
-async def ended(task: asyncio.Future[T]) -> None:
-    """Cancel a task until it has ended: once may not be enough, and its cancellation must not pass for our own."""
+async def ended(task: asyncio.Future[T], patience_s: float = 0.1) -> None:
+    """Cancel a task until it has ended: once may not be enough, and its cancellation must not pass for our own.
+
+    `patience_s`: how long its own end may take before it is cancelled again.
+    """
     while not task.done():
         task.cancel()
-        await asyncio.wait({task}, timeout=0.1)
+        await asyncio.wait({task}, timeout=patience_s)
 
 
 def parked_name(name: str) -> str:

@@ -1,13 +1,20 @@
 """How a feed stands, as its owner tells it once a second: a field `feed:{name}` of `massive:ws:analytics`.
 
+A feed is one connection of a cluster: `options:0`, `options:1`, `indices:0`.
+
 Health and dashboards read it; a report older than STALE_S is of a feed that nobody owns any more.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import msgspec
+
+from contracts.symbology import INDEX_SYMBOLS
+
+OPTIONS = "options"
+INDICES = "indices"
 
 FIELD_PREFIX = "feed:"
 STALE_S = 10.0
@@ -17,8 +24,10 @@ class FeedReport(msgspec.Struct, frozen=True):
     """One connection. Times in epoch seconds by the receive clock.
 
     `state`: connecting, live, silent (subscribed in an open market, no data), cooling (somebody else uses the key), or
-    off (not in the plan). `unsubscribed`: wanted contracts beyond what the connection carries; they live from the
-    chain. `missing`: pairs asked for and not acknowledged. `lag_s`: receive time minus event time of the newest events.
+    off (not in the plan). `contracts`: those it carries, acknowledged on at least one topic; `subscribed`: the same as
+    pairs of topic and contract. `unsubscribed`: wanted contracts beyond what the connection carries; they live from
+    the chain. `missing`: pairs asked for and not acknowledged. `lag_s`: receive time minus event time of the newest
+    events.
     """
 
     feed: str
@@ -30,11 +39,28 @@ class FeedReport(msgspec.Struct, frozen=True):
     late: bool = False
     lag_s: float | None = None
     conflating: bool = False
+    contracts: int = 0
     subscribed: int = 0
     missing: int = 0
     unsubscribed: int = 0
     refusal: str = ""
     last_frame_ts: float = 0.0
+
+
+def feed_name(cluster: str, shard: int) -> str:
+    """The name of a cluster's connection."""
+    return f"{cluster}:{shard}"
+
+
+def feed_names(option_connections: int, symbols: Iterable[str]) -> list[str]:
+    """The connections there are to be: so many of options, and one of indices if a symbol is one."""
+    names = [feed_name(OPTIONS, shard) for shard in range(option_connections)]
+    return names + [feed_name(INDICES, 0)] * any(symbol in INDEX_SYMBOLS for symbol in symbols)
+
+
+def gaps_field(feed: str) -> str:
+    """The counter of a feed's interruptions in `massive:ws:analytics`, such as `gaps:options:0`."""
+    return f"gaps:{feed}"
 
 
 def report_field(feed: str) -> str:

@@ -76,6 +76,9 @@ class Settings(BaseSettings):
     massive_chain_interval_closed_sec: float = Field(30, gt=0, description="the same while the market is closed")
     massive_chain_snapshot_ttl: int = Field(60, ge=1, description="lifetime of snapshots, seconds")
     massive_chain_sigma: float = Field(2, gt=0, description="half width of the wanted window, in sigma sqrt(T)")
+    massive_chain_fallback_iv: float = Field(
+        0.2, gt=0, le=5, description="sigma until an expiration tells its own, per square root of a year"
+    )
     massive_chain_window_points: Points = Field(None, description="half width in points instead; `all`: no window")
     massive_epoch_ttl: int = Field(300, ge=5, description="lifetime of an epoch's keys, renewed while active, seconds")
     massive_epoch_dormant_threshold: float = Field(5, gt=0, description="silence that makes an epoch dormant, seconds")
@@ -85,7 +88,7 @@ class Settings(BaseSettings):
     massive_ws_connections: int = Field(1, ge=0, description="option sockets; 0: snapshots only")
     massive_ws_topics: Topics = Field(("Q",), description="option topics: Q, T, A, AM, FMV")
     massive_requests_per_minute: int | None = Field(
-        None, ge=1, description="REST requests of all consumers together; unset: as many as it takes"
+        None, ge=1, description="REST requests of all consumers together; unset: at most 90 a second"
     )
     massive_tick_ms: int = Field(1000, ge=50, description="period of the tick")
     massive_future_tolerance_sec: float = Field(30, ge=0, description="how far ahead an event time may be")

@@ -58,7 +58,7 @@ class Tally:
 
 
 class Capture:
-    """Moves entries of one partition's capture stream to the parts of `file`, until stopped."""
+    """Moves entries of the capture stream to the parts of `file`, until stopped."""
 
     def __init__(
         self, broker: Broker, keys: Keys, symbols: tuple[str, ...], file: Path, part_bytes: int, part_s: float = PART_S
@@ -163,8 +163,6 @@ def last_id(file: Path) -> str:
 
 def run_capture(settings: Settings, redis_url: str, file: Path, part_bytes: int) -> None:
     """Capture until SIGINT or SIGTERM."""
-    if settings.marketswarm_partitioned:
-        raise FatalError("MARKETSWARM_PARTITIONED=true: a capture needs all symbols in one partition")
     asyncio.run(_until_signalled(settings, redis_url, file, part_bytes))
 
 

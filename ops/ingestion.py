@@ -16,7 +16,7 @@ from consumers.lease import Share, while_owned
 from contracts.clock import MarketClock, decode_clock
 from contracts.commit import Commit, Count, Emit, Scalar, SetFields
 from contracts.errors import DataError, FatalError, TransientError
-from contracts.feed_report import FeedReport, encode_report, report_field
+from contracts.feed_report import INDICES, OPTIONS, FeedReport, encode_report, feed_name, gaps_field, report_field
 from contracts.geometry import Listing, decode_geometry
 from contracts.keys import Keys, Stat
 from contracts.ports import GetFields, GetValue
@@ -25,7 +25,7 @@ from contracts.stage import Stage
 from contracts.symbology import INDEX_SYMBOLS
 from contracts.topology import StageName
 from ops.recording import Recording
-from stages.massive.feed import INDICES, OPTIONS, Feed, Wanted
+from stages.massive.feed import Feed, Wanted
 from stages.massive.fetch import FetchSettings, massive_source
 from stages.massive.high_water import HighWater
 from stages.massive.outbox import FrameRecorder, Outbox, Sink
@@ -39,26 +39,27 @@ REPORT_EVERY_S = 1.0
 AWAY_MS = 3000  # a consumer that has not asked for work for so long has no share of the feeds
 GAPS_KEPT = 1000
 BUDGET_WINDOW_MS = 61_000  # a minute, and a second for requests that take long to arrive
+MOST_REQUESTS_PER_S = 90  # without a budget; the provider wants to see fewer than 100
 
 Work = Callable[[asyncio.Event], Awaitable[None]]
 
 
 class RequestBudget:
-    """The REST requests of all consumers together: `per_minute` of them (0: any number), none while held."""
+    """The REST requests of all consumers together: `per_minute` of them (0: MOST_REQUESTS_PER_S), none while held."""
 
     def __init__(self, broker: Broker, key: str, per_minute: int) -> None:
         self._broker = broker
         self._key = key
-        self._per_minute = per_minute
+        self._slots = (per_minute, BUDGET_WINDOW_MS) if per_minute else (MOST_REQUESTS_PER_S, 1000)
 
     async def wait(self) -> None:
         """Return when one more request may be sent."""
-        await asyncio.sleep(await self._broker.reserve(self._key, self._per_minute, BUDGET_WINDOW_MS))
+        await asyncio.sleep(await self._broker.reserve(self._key, *self._slots))
 
     async def hold(self, seconds: float) -> None:
         """The provider wants nobody to ask for so long."""
         hold_ms = max(1, round(seconds * 1000))
-        await self._broker.reserve(self._key, self._per_minute, BUDGET_WINDOW_MS, hold_ms)
+        await self._broker.reserve(self._key, *self._slots, hold_ms)
 
 
 class Ingestion:
@@ -79,7 +80,8 @@ class Ingestion:
         self._fed = settings.massive_symbols if partitioned and is_first else () if partitioned else symbols
         self._broker = broker_for(symbols[0])
         self._session = open_session()
-        self._recording = Recording(self._broker, keys, symbols[0])
+        # there is one capture of all partitions
+        self._recording = Recording(self._broker, keys, settings.massive_symbols[0])
         self._budget = RequestBudget(self._broker, keys.requests(), settings.massive_requests_per_minute or 0)
         self._client: ProviderClient | None = None
         self._clock: MarketClock | None = None
@@ -105,7 +107,9 @@ class Ingestion:
             settings.massive_chain_interval_sec,
             settings.massive_chain_interval_closed_sec,
             ttl_ms,
-            WindowSettings(settings.massive_chain_sigma, settings.massive_chain_window_points),
+            WindowSettings(
+                settings.massive_chain_sigma, settings.massive_chain_window_points, settings.massive_chain_fallback_iv
+            ),
             budgeted=settings.massive_requests_per_minute is not None,
         )
         return Stage(StageName.MASSIVE, (massive_source(self._keys, self._symbols[0], client, fetch, self._progress),))
@@ -137,7 +141,7 @@ class Ingestion:
     # --- the sockets
 
     def _feed(self, cluster: str, shard: int, wanted: Wanted, topics: tuple[str, ...]) -> Feed:
-        settings, name = self._settings, f"{cluster}:{shard}"
+        settings, name = self._settings, feed_name(cluster, shard)
         recorder = self._recording.of_feed(name)
         outbox: Sink
         if settings.marketswarm_partitioned:
@@ -247,7 +251,7 @@ class Ingestion:
             fed = (partition,) if self._settings.marketswarm_partitioned else self._fed
             again = tuple(SetFields(self._keys.job(symbol), {"again": "gap"}) for symbol in fed)
             record = Emit(self._keys.gaps_stream(partition), event, keep=GAPS_KEPT)
-            counted = (Count(analytics, {"gaps": 1}), SetFields(analytics, facts))
+            counted = (Count(analytics, {"gaps": 1, gaps_field(feed): 1}), SetFields(analytics, facts))
             await self._broker.commit(Commit(writes=(*counted, record, *again)))
 
     async def _report(self, feed: Feed, told: FeedCounts) -> None:
@@ -308,6 +312,7 @@ def report_of(feed: Feed, owner: str, now_ts: float) -> FeedReport:
         late=activity.is_late,
         lag_s=None if activity.lag_s is None else round(activity.lag_s, 3),
         conflating=feed.outbox.activity.conflating,
+        contracts=activity.contracts,
         subscribed=activity.subscribed,
         missing=activity.missing,
         unsubscribed=activity.unsubscribed,

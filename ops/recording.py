@@ -26,7 +26,7 @@ _Entry: TypeAlias = "dict[str, bytes | str]"
 
 
 class Recording:
-    """Copies frames and pages of one process for the partition of `symbol`."""
+    """Copies frames and pages of one process to the capture of the first `symbol`, whatever partition they are of."""
 
     def __init__(self, broker: Broker, keys: Keys, symbol: str) -> None:
         self._broker = broker

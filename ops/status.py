@@ -12,6 +12,7 @@ from redis.exceptions import ResponseError
 
 from consumers.clients import hide_password
 from contracts.clock import decode_clock
+from contracts.feed_report import FeedReport, feed_names, fresh_reports, gaps_field
 from contracts.keys import Keys, Layer, Stat
 from contracts.planes import HEADER_BYTES, unpack_header
 from contracts.settings import Settings
@@ -24,6 +25,10 @@ Json = dict[str, Any]
 PAGE = 200
 AWAY_MS = 15_000  # a consumer that has not asked for work this long and owns none is not counted
 SEVERITY = ("ok", "degraded", "down")
+FEED_FACTS = (
+    "owner", "state", "reason", "contracts", "from_chain", "missing", "lag_s", "late", "delayed", "conflating",
+    "last_frame_age_s",
+)  # fmt: skip
 
 # The age of the newest diff: found on the server, so that the models between two diffs need not travel.
 # KEYS[1]: the stream. Looks back over ARGV[1] entries.
@@ -51,11 +56,13 @@ def read_status(redis_url: str, settings: Settings) -> Json:
         symbols = {symbol: _symbol(database, keys, symbol) for symbol in settings.massive_symbols}
         heartbeats = _heartbeats(database, keys)
         groups = {str(name): _group(database, settings, keys, name, heartbeats) for name in StageName}
+        feeds = _feeds(database, keys, settings)
         health = _health(database, keys, settings.massive_symbols)
         foreign = list(_foreign_groups(database, keys, settings))
     return {
         "redis_url": hide_password(redis_url),
         "symbols": symbols,
+        "feeds": feeds,
         "groups": groups,
         "foreign_groups": foreign,
         "health": health,
@@ -127,6 +134,40 @@ def _age(now_ts: float, then: bytes | float | None) -> float | None:
 
 def _integer(value: bytes | None) -> int | None:
     return int(value) if value else None
+
+
+# --- feeds
+
+
+def _feeds(database: Any, keys: Keys, settings: Settings) -> Json:
+    """How each socket stands, as its owner tells; one that nobody owns is unknown."""
+    symbols, now_ts = settings.massive_symbols, time()
+    fields = database.hgetall(keys.analytics(Stat.WS, symbols[0]))
+    reports = {report.feed: report for report in fresh_reports(fields, now_ts)}
+    return {
+        name: _feed(reports.get(name), int(fields.get(gaps_field(name).encode()) or 0), now_ts)
+        for name in feed_names(settings.massive_ws_connections, symbols)
+    }
+
+
+def _feed(report: FeedReport | None, gaps: int, now_ts: float) -> Json:
+    """`from_chain`: contracts it has no room for; `gaps` since the data folder began, a start counts as one."""
+    if report is None:
+        return {**dict.fromkeys(FEED_FACTS), "gaps": gaps}
+    return {
+        "owner": report.owner,
+        "state": report.state,
+        "reason": report.reason or None,
+        "contracts": report.contracts,
+        "from_chain": report.unsubscribed,
+        "missing": report.missing,
+        "lag_s": report.lag_s,
+        "late": report.late,
+        "delayed": report.delayed,
+        "conflating": report.conflating,
+        "last_frame_age_s": _age(now_ts, report.last_frame_ts or None),
+        "gaps": gaps,
+    }
 
 
 # --- groups

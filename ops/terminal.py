@@ -15,8 +15,9 @@ _COLOURS = {"ok": "green", "degraded": "yellow", "down": "red"}
 
 
 def status_view(status: Json, updates_per_s: float | None = None) -> RenderableType:
-    """Tables of symbols and groups, and the health."""
-    return Group(_symbols(status["symbols"]), _groups(status["groups"]), _footer(status, updates_per_s))
+    """Tables of symbols, feeds and groups, and the health."""
+    tables = (_symbols(status["symbols"]), _feeds(status["feeds"]), _groups(status["groups"]))
+    return Group(*tables, _footer(status, updates_per_s))
 
 
 def print_status(status: Json) -> None:
@@ -33,8 +34,10 @@ def status_line(status: Json, updates_per_s: float | None = None) -> str:
         f"{'dirty' if row['dirty'] else 'clean'}, last diff {_age(row['last_diff_age_s'])}"
         for name, row in status["symbols"].items()
     )
+    live = sum(row["state"] == "live" for row in status["feeds"].values())
+    feeds = f"{live} of {len(status['feeds'])} feeds live"
     lags = " ".join(f"{name} {_number(_lag(row))}" for name, row in status["groups"].items())
-    return f"{symbols}; {_number(updates_per_s)} updates/s; lag {lags}; health {_health(status)}"
+    return f"{symbols}; {feeds}; {_number(updates_per_s)} updates/s; lag {lags}; health {_health(status)}"
 
 
 def _symbols(symbols: Json) -> Table:
@@ -57,6 +60,32 @@ def _symbols(symbols: Json) -> Table:
             "-" if row["dirty"] is None else "dirty" if row["dirty"] else "clean",
         )
     return table
+
+
+def _feeds(feeds: Json) -> Table:
+    """`socket` and `chain`: contracts whose values come from each."""
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    for name in ("feed", "state"):
+        table.add_column(name, no_wrap=True)
+    for name in ("socket", "chain", "lag s", "gaps"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("owner", no_wrap=True)
+    for name, row in feeds.items():
+        table.add_row(
+            name,
+            _feed_state(row),
+            _number(row["contracts"]),
+            _number(row["from_chain"]),
+            _seconds(None if row["lag_s"] is None else max(0.0, row["lag_s"])),  # clocks differ by milliseconds
+            _number(row["gaps"]),
+            (row["owner"] or "-").removeprefix("massive-"),
+        )
+    return table
+
+
+def _feed_state(row: Json) -> str:
+    marks = [mark for mark in ("delayed", "late", "conflating") if row[mark]]
+    return ", ".join(marks if marks and row["state"] == "live" else [row["state"] or "-", *marks])
 
 
 def _groups(groups: Json) -> Table:

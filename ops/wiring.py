@@ -57,7 +57,10 @@ def pure_stage(name: StageName, settings: Settings, symbols: tuple[str, ...], of
 def tickers(settings: Settings, symbols: tuple[str, ...], offload: Offload = inline) -> Iterator[Ticker]:
     """The tick of each symbol of a partition."""
     health = HealthSettings(
-        settings.massive_chain_interval_sec, settings.massive_chain_interval_closed_sec, settings.massive_failing_sec
+        settings.massive_chain_interval_sec,
+        settings.massive_chain_interval_closed_sec,
+        settings.massive_failing_sec,
+        settings.massive_requests_per_minute,
     )
     dormancy = DormancySettings(settings.massive_epoch_dormant_threshold, settings.massive_epoch_dormant_count)
     tick = TickSettings(settings.massive_epoch_ttl * 1000, dormancy, health)

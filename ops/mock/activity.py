@@ -1,15 +1,18 @@
 """What comes of quotes: trades, aggregates of trades over a second and a minute, and fair market values.
 
 A trade happens at a quote now and then, at its bid or its ask; the market remembers it, so that chain rows agree.
+Index values have aggregates, too, of the values themselves.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
+from contracts.symbology import new_york_date
+from ops.mock import trading_days
 from ops.mock.market import Event, Market, dollars, number
 
 _TRADED = 0.1  # of the quotes
@@ -71,6 +74,49 @@ class Activity:
             "c": [_CONDITION],
             "t": quote["t"],
             "q": sequence,
+        }
+
+
+@dataclass(slots=True)
+class _Bar:
+    """Values of one index from a moment on, in points."""
+
+    start_ms: int
+    values: list[float] = field(default_factory=list)
+
+
+class IndexBars:
+    """A and AM events of indices: first, last, highest and lowest value of a second and of a minute. No volume."""
+
+    def __init__(self, market: Market) -> None:
+        self._market = market
+        self._bars: dict[tuple[str, str], _Bar] = {}  # by topic and ticker
+
+    def take(self, values: Sequence[Event]) -> list[Event]:
+        """Take V events as they are sent; returns the bars that were over before them."""
+        over = []
+        for value in values:
+            for topic, length_ms in WINDOW_MS.items():
+                name, start_ms = (topic, value["T"]), value["t"] // length_ms * length_ms
+                bar = self._bars.get(name)
+                if bar is None or bar.start_ms != start_ms:
+                    over += [] if bar is None else [self._event(topic, value["T"], bar)]
+                    bar = self._bars[name] = _Bar(start_ms)
+                bar.values.append(value["val"])
+        return over
+
+    def _event(self, topic: str, ticker: str, bar: _Bar) -> Event:
+        opened = trading_days.at(new_york_date(bar.start_ms / 1000), trading_days.OPEN)
+        return {
+            "ev": topic,
+            "sym": ticker,
+            "op": number(float(self._market.spot_path(ticker.removeprefix("I:"), [opened])[0])),
+            "o": bar.values[0],
+            "c": bar.values[-1],
+            "h": max(bar.values),
+            "l": min(bar.values),
+            "s": bar.start_ms,
+            "e": bar.start_ms + WINDOW_MS[topic],
         }
 
 

@@ -1,9 +1,9 @@
-"""What clients do at the mock, counted for tests: sockets alive at the same time, and subscriptions nobody needs."""
+"""What clients do at the mock, counted for tests: sockets at the same time, useless subscriptions, REST requests."""
 
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Collection
 from typing import Any
 
@@ -17,14 +17,18 @@ REFUSED = "refused"  # over the limit
 NOT_HELD = "not_held"  # unsubscribed, but never subscribed
 
 _SUBSCRIPTIONS = (REPEATED, DOUBLED, IGNORED, UNLISTED, REFUSED, NOT_HELD)
+_MINUTE_S = 60.0
 
 
 class Census:
-    """Counts sockets by client (what it calls itself) and by key, and subscriptions by what is wrong with them."""
+    """Counts sockets by client (what it calls itself) and by key, subscriptions by what is wrong, and requests."""
 
     def __init__(self) -> None:
         self.subscriptions: Counter[str] = Counter()
         self.evicted = 0
+        self.requests = 0
+        self.most_requests = 0  # in any minute
+        self._requested: deque[float] = deque()  # when, in the last minute
         self._clients = _Crowd()
         self._keys = _Crowd()
 
@@ -42,6 +46,14 @@ class Census:
         if connection.key is not None:
             self._keys.leave(connection.cluster, _digest(connection.key))
 
+    def requested(self, now: float) -> None:
+        """A REST request came (local seconds)."""
+        self.requests += 1
+        self._requested.append(now)
+        while now - self._requested[0] >= _MINUTE_S:
+            self._requested.popleft()
+        self.most_requests = max(self.most_requests, len(self._requested))
+
     def most_sockets(self, cluster: str, client: str) -> int:
         """The highest number of sockets this client ever had at the same time."""
         return self._clients.most[cluster, client]
@@ -53,6 +65,7 @@ class Census:
             "keys": self._keys.rows("key"),
             "subscriptions": {name: self.subscriptions[name] for name in _SUBSCRIPTIONS},
             "evicted": self.evicted,
+            "requests": {"all": self.requests, "most_in_a_minute": self.most_requests},
             "connections": [
                 {
                     "cluster": one.cluster,

@@ -12,13 +12,14 @@ from collections.abc import Sequence
 import orjson
 from aiohttp import web
 
-from ops.mock.activity import WINDOW_MS, Activity, fair_values
+from ops.mock.activity import WINDOW_MS, Activity, IndexBars, fair_values
+from ops.mock.census import Census
 from ops.mock.connection import Connection
 from ops.mock.disorder import Disorder
 from ops.mock.market import Event, encode_frames
 from ops.mock.provider import Provider
 from ops.mock.scenario import Fault
-from ops.mock.sockets import OPTIONS, Sockets
+from ops.mock.sockets import INDICES, OPTIONS, Sockets
 
 _TICK_S = 0.01
 _LONGEST_WAIT_S = 0.1  # for a frame to fill
@@ -56,7 +57,13 @@ class Feed:
         self._held: list[Connection] = []  # as slow consumers
         self._topics: frozenset[str] = frozenset()  # subscribed to by anybody, options
         self._activity = Activity(provider.market, provider.options.seed)
+        self._index_bars = IndexBars(provider.market)
         self._disorder = Disorder(provider.options.seed)
+
+    @property
+    def census(self) -> Census:
+        """What its clients do."""
+        return self._sockets.census
 
     def add_routes(self, app: web.Application) -> None:
         """Serve the sockets from this app."""
@@ -104,9 +111,10 @@ class Feed:
     def _send_indices(self, ts_ms: int) -> None:
         if self._provider.market.still:
             return
-        events = self._provider.market.index_events(ts_ms)
-        for connection in self._sockets.connections:
-            own = [event for event in events if {f"V.{event['T']}", "V.*"} & connection.pairs]
+        values = self._provider.market.index_events(ts_ms)
+        events = [*values, *self._index_bars.take(values)]
+        for connection in self._sockets.of(INDICES):
+            own = [event for event in events if _holds(connection, event)]
             if own:
                 connection.send(orjson.dumps(own))
 
@@ -160,4 +168,5 @@ class Feed:
 
 
 def _holds(connection: Connection, event: Event) -> bool:
-    return f"{event['ev']}.{event['sym']}" in connection.pairs or f"{event['ev']}.*" in connection.pairs
+    ticker = event.get("sym") or event["T"]
+    return f"{event['ev']}.{ticker}" in connection.pairs or f"{event['ev']}.*" in connection.pairs

@@ -165,6 +165,7 @@ class Player:
         app.router.add_get("/{path:v[13]/.*}", self._answer)
 
     async def _answer(self, request: web.Request) -> web.Response:
+        self.sockets.census.requested(time.monotonic())
         if not self.accepts(key_of(request)):
             return error(401, "Unknown API Key")
         try:

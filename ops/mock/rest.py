@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from datetime import datetime
@@ -15,6 +16,7 @@ from aiohttp import web
 from contracts.errors import DataError
 from contracts.symbology import INDEX_SYMBOLS, NEW_YORK, new_york_date, provider_underlying
 from ops.mock import rows, trading_days
+from ops.mock.census import Census
 from ops.mock.noise import IntArray
 from ops.mock.pages import Query, page_of
 from ops.mock.provider import PROVIDER, Provider
@@ -47,6 +49,8 @@ _INDEX_GROUPS = (
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
+CENSUS = web.AppKey("census", Census)
+
 
 def add_routes(app: web.Application) -> None:
     """Serve REST from this app; `guard` must be among its middlewares."""
@@ -71,6 +75,7 @@ async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
         return web.Response(status=404, text="404 page not found\n")
     if not request.path.startswith(("/v1/", "/v3/")):
         return await handler(request)  # WebSockets authenticate by message
+    request.app[CENSUS].requested(time.monotonic())
     if not provider.accepts(key_of(request)):
         return error(401, "Unknown API Key")
     if provider.suffers(Fault.THROTTLED):

@@ -73,6 +73,7 @@ async def serving(options: MockOptions) -> AsyncIterator[RunningMock]:
     feed = Feed(provider)
     app = web.Application(middlewares=[rest.guard])
     app[PROVIDER] = provider
+    app[rest.CENSUS] = feed.census
     rest.add_routes(app)
     feed.add_routes(app)
     background = (feed.run, partial(_keep_clock, provider))

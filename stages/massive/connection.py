@@ -55,7 +55,7 @@ class Connection:
     @property
     def tickers(self) -> set[str]:
         """What was asked for, whatever the topic."""
-        return {pair.partition(".")[2] for pair in self.asked}
+        return tickers_of(self.asked)
 
     def note_data(self, now: float, payload: bytes) -> None:
         """Market data came."""
@@ -121,3 +121,8 @@ class Connection:
                 self.held_since = self.held_since or time.time()
         if not self.awaited:
             self.settled.set()
+
+
+def tickers_of(pairs: Iterable[str]) -> set[str]:
+    """The tickers of `topic.ticker` pairs."""
+    return {pair.partition(".")[2] for pair in pairs}

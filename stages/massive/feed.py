@@ -23,16 +23,14 @@ from yarl import URL
 
 from contracts.clock import LOCAL, MarketClock
 from contracts.errors import FatalError, TransientError
+from contracts.feed_report import feed_name
 from stages.massive.conflation import newest_event_time
-from stages.massive.connection import Connection, Ended, Off
+from stages.massive.connection import Connection, Ended, Off, tickers_of
 from stages.massive.outbox import Sink
 from stages.massive.rows import seconds
 from stages.massive.window import steady_selection
 
 log = structlog.get_logger("feed")
-
-OPTIONS = "options"
-INDICES = "indices"
 
 MAX_QUOTES = 950  # the provider refuses a whole frame beyond 1,000 contracts
 BORDER_QUOTES = 95  # ranks around the last one within which what is subscribed stays
@@ -81,6 +79,7 @@ class FeedActivity:
     gaps: int = 0
     refusals: int = 0  # `error` statuses
     refusal: str = ""  # the words of the last one
+    contracts: int = 0  # acknowledged on at least one topic
     subscribed: int = 0  # acknowledged pairs
     missing: int = 0  # pairs asked for and not acknowledged
     unsubscribed: int = 0  # wanted contracts beyond what one connection carries
@@ -126,7 +125,7 @@ class Feed:
         clock: Clock = lambda: LOCAL,
         timings: FeedTimings | None = None,
     ) -> None:
-        self.name = f"{cluster}:{shard}"
+        self.name = feed_name(cluster, shard)
         self.activity = FeedActivity()
         self.outbox = outbox
         self._cluster = cluster
@@ -207,7 +206,7 @@ class Feed:
                 await asyncio.wait((reader,), timeout=self._timings.close)
             finally:
                 await _cancel(reader, subscriber, watcher)
-                self.activity.subscribed = self.activity.missing = 0
+                self.activity.contracts = self.activity.subscribed = self.activity.missing = 0
             for task in (reader, subscriber, watcher):
                 if not task.cancelled():
                     task.result()
@@ -365,6 +364,7 @@ class Feed:
             await self._send(socket, connection, "unsubscribe", gone)
             connection.forget(gone)
         await self._send(socket, connection, "subscribe", [pair for pair in target if pair not in connection.asked])
+        self.activity.contracts = len(tickers_of(connection.held))
         self.activity.subscribed = len(connection.held)
         self.activity.missing = len(connection.asked) - len(connection.held & connection.asked.keys())
 

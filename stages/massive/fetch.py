@@ -53,6 +53,7 @@ UNAVAILABLE = "unavailable"  # the provider could not answer for this expiration
 MALFORMED = "malformed"  # it answered with something nobody can use
 INCOMPLETE = "incomplete"  # no full surface: calls or puts are missing
 REFUSED = "refused"  # it refused a page after it had given others
+NONE_FAILED = b"{}"  # `failed` of a job whose last fetch was whole
 
 # upper bounds of the latency histogram, seconds; what takes longer counts under `inf`
 LATENCY_BOUNDS_S = (0.25, 0.5, 1, 2, 5, 10, 30, 60, 300)
@@ -130,11 +131,12 @@ class Fetched:
 
 @dataclass(frozen=True, slots=True)
 class FetchState:
-    """What the step looks at. `fetched` None: no entry carried the valid ticket."""
+    """What the step looks at. `fetched` None: no entry carried the valid ticket. `was_partial`: the fetch before it."""
 
     symbol: str
     job: Job
     fetched: Fetched | None = None
+    was_partial: bool = False
 
 
 class Fetching:
@@ -168,7 +170,7 @@ class Fetching:
                 decode_clock(clock if isinstance(clock, bytes) else None),
                 _stored_spot(spot),
             )
-        return FetchState(symbol, job, fetched)
+        return FetchState(symbol, job, fetched, was_partial=job_fields.get(b"failed", NONE_FAILED) != NONE_FAILED)
 
     async def _fetch(self, symbol: str, windows: Windows, clock: MarketClock, known: Spot | None) -> Fetched:
         started = time.monotonic()
@@ -322,7 +324,7 @@ class Fetching:
         snapshots = self._snapshots(state.symbol, fetched)
         writes: list[Write] = [
             *self._published(state.symbol, snapshots, fetched),
-            SetFields(self._keys.job(state.symbol), self._job_fields(number, fetched)),
+            SetFields(self._keys.job(state.symbol), self._job_fields(number, fetched) | _extra(state, fetched)),
             SetValue(self._keys.clock(state.symbol), encode_clock(fetched.clock)),
             *self._spot_write(state.symbol, fetched.spot),
             Count(analytics, _counts(fetched)),
@@ -435,6 +437,12 @@ def _decode_fetch(fields: Fields) -> ChainFetch:
     message = decode(fields, (ChainFetch,))
     assert isinstance(message, ChainFetch)
     return message
+
+
+def _extra(state: FetchState, fetched: Fetched) -> dict[str, Scalar]:
+    """An expiration that fails is asked for once more at once, then with every fetch; not before we may come back."""
+    waits = any(failure.retry_after_s for failure in fetched.failures.values())
+    return {"again": "partial"} if fetched.failures and not state.was_partial and not waits else {}
 
 
 def _completed(symbol: str, number: int, fetched: Fetched, received: dict[str, str]) -> ChainCompleted:

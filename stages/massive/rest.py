@@ -137,8 +137,9 @@ class ProviderClient:
 
     async def clock(self) -> MarketClock:
         """The provider's time and how fast it runs, beside our own clock at the middle of the exchange."""
+        await self._wait_for_budget()  # which may take minutes, and is no part of the exchange
         sent = time.time()
-        body = await self._get(self._url(_STATUS))
+        body = await self._ask(self._url(_STATUS))
         received = time.time()
         try:
             server = datetime.fromisoformat(str(body.get("serverTime")))
@@ -293,8 +294,11 @@ class ProviderClient:
         return [row for row in results if isinstance(row, dict)]
 
     async def _get(self, url: URL) -> Row:
-        where = f"{self._origin}{url.path}"
         await self._wait_for_budget()
+        return await self._ask(url)
+
+    async def _ask(self, url: URL) -> Row:
+        where = f"{self._origin}{url.path}"
         self.activity.requests += 1
         status, retry_after, body = await self._answer(url)
         self.activity.bytes += len(body)

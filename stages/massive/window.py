@@ -23,7 +23,6 @@ from stages.massive.rows import last_settlement_ts
 Range: TypeAlias = tuple[float, float]  # lowest and highest strike, points or dollars
 
 KEPT_FACTOR = 1.5
-UNKNOWN_SIGMA = 0.20  # per square root of a year, until an expiration tells its own
 YEAR_S = 365.0 * 86_400.0
 SHORTEST_S = 60.0
 NARROWEST = 0.01  # of the spot: in its last minutes an expiration still shows a surface, not a strike or two
@@ -36,10 +35,14 @@ _Sigmas = msgspec.json.Decoder(dict[str, float])
 
 @dataclass(frozen=True, slots=True)
 class WindowSettings:
-    """`sigma_mult` as MASSIVE_CHAIN_SIGMA; `points`: half width instead, "all": no window."""
+    """`sigma_mult` as MASSIVE_CHAIN_SIGMA; `points`: half width instead, "all": no window.
+
+    `unknown_sigma`: per square root of a year, until an expiration tells its own.
+    """
 
     sigma_mult: float = 2.0
     points: float | Literal["all"] | None = None
+    unknown_sigma: float = 0.20
 
     @property
     def unlimited(self) -> bool:
@@ -99,7 +102,8 @@ def plan_windows(
     windows = in_session(previous, market_ts)
     kept = dict(windows.kept)
     for expiration in expirations:
-        half = half_width(symbol, expiration, spot, market_ts, windows.sigma.get(expiration, UNKNOWN_SIGMA), settings)
+        sigma = windows.sigma.get(expiration, settings.unknown_sigma)
+        half = half_width(symbol, expiration, spot, market_ts, sigma, settings)
         now = kept.get(expiration)
         if now is None or spot - half < now[0] or spot + half > now[1]:
             kept[expiration] = _joined(now, (max(0.0, spot - KEPT_FACTOR * half), spot + KEPT_FACTOR * half))

@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from contracts.feed_report import feed_signals
+from contracts.feed_report import feed_signals, fresh_reports
 from stages.staging.tick_state import STORM_PROMOTIONS, TickState, within_a_minute
 
 SNAPSHOT_INTERVALS = 3  # a snapshot older than so many is stale
@@ -25,11 +25,12 @@ Stuck = Mapping[str, tuple[int, int, float]]  # `plane|layer` -> version, ticks 
 
 @dataclass(frozen=True, slots=True)
 class HealthSettings:
-    """What health needs from the settings."""
+    """What health needs from the settings. `requests_per_minute` None: as many as it takes."""
 
     chain_interval_s: float
     chain_interval_closed_s: float
     failing_s: float
+    requests_per_minute: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,13 +43,21 @@ class Signal:
 
 
 def encode_health(state: TickState, stuck: Stuck, now_ts: float, settings: HealthSettings) -> bytes:
-    """The value of `massive:health:{U}`: `status`, `reasons` (sentences), `signals` (name to value)."""
+    """The value of `massive:health:{U}`: `status`, `reasons` (sentences), `signals` (name to value), `feeds`.
+
+    `feeds`, by name: how each socket stands, how many contracts it carries, and how many live from the chain because
+    it has no room for them. That is nothing wrong.
+    """
     found = list(find_signals(state, stuck, now_ts, settings))
     status = "ok" if not found else "down" if state.board is None else "degraded"
     body = {
         "status": status,
         "reasons": [signal.sentence for signal in found],
         "signals": {signal.name: signal.value for signal in found},
+        "feeds": {
+            report.feed: {"state": report.state, "contracts": report.contracts, "from_chain": report.unsubscribed}
+            for report in fresh_reports(state.sockets, now_ts)
+        },
     }
     return json.dumps(body).encode()
 
@@ -91,6 +100,9 @@ def _provider(state: TickState, now_ts: float, settings: HealthSettings) -> Iter
         return
     if now_ts - job.progress_ts > PROGRESS_S:
         yield Signal("fetch_unattended_s", silent_s, f"no massive process works on the fetch of {silent_s:.0f} s ago")
+    elif settings.requests_per_minute is not None:
+        pace = f"{settings.requests_per_minute} requests a minute (MASSIVE_REQUESTS_PER_MINUTE)"
+        yield Signal("fetch_paced_s", silent_s, f"the fetch has lasted {silent_s:.0f} s, with {pace}")
     else:
         yield Signal("provider_silent_s", silent_s, f"the provider has not answered for {silent_s:.0f} s")
 

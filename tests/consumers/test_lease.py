@@ -173,6 +173,29 @@ async def test_held_work_ends_as_soon_as_the_lease_is_another_s(brokers: list[Br
         assert client.get(LEASE) == b"somebody else"
 
 
+async def test_held_work_is_given_time_to_end_in_its_own_way(
+    brokers: list[Broker], client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lease_module, "HOLD_MS", 2000)
+    said: list[str] = []
+    stop = asyncio.Event()
+
+    async def polite(stop: asyncio.Event) -> None:
+        said.append("hello")
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.sleep(0.2)
+            said.append("goodbye")
+
+    task = asyncio.create_task(while_owned(brokers[0], LEASE, polite, stop))
+    await wait_until_async(lambda: said == ["hello"], "it works")
+    client.set(LEASE, "somebody else", px=60_000)
+    await wait_until_async(lambda: said == ["hello", "goodbye"], "it ended")
+    stop.set()
+    await task
+
+
 async def test_held_work_ends_when_the_lease_cannot_be_renewed(
     brokers: list[Broker], monkeypatch: pytest.MonkeyPatch
 ) -> None:

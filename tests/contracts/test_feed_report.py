@@ -10,6 +10,7 @@ from contracts.feed_report import (
     STALE_S,
     FeedReport,
     encode_report,
+    feed_names,
     feed_signals,
     fresh_reports,
     report_field,
@@ -30,6 +31,11 @@ def report(feed: str = "options:0", ts: float = NOW, state: str = "live", **fact
 def test_reports_come_back_by_name() -> None:
     found = [report("indices:0"), report("options:0", lag_s=0.25), report("options:1")]
     assert fresh_reports(fields(*reversed(found)), NOW) == found
+
+
+def test_there_is_a_feed_of_indices_if_a_symbol_is_one() -> None:
+    assert feed_names(2, ("SPY", "NDX")) == ["options:0", "options:1", "indices:0"]
+    assert feed_names(1, ("SPY", "AAPL")) == ["options:0"]
 
 
 def test_a_report_of_a_feed_without_owner_is_forgotten() -> None:

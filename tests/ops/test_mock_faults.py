@@ -19,6 +19,9 @@ import pytest
 
 from contracts.errors import FatalError
 from contracts.symbology import NEW_YORK
+from ops.mock.activity import IndexBars
+from ops.mock.census import Census
+from ops.mock.market import Market
 from ops.mock.provider import MockOptions
 from ops.mock.scenario import (
     DEFAULTS,
@@ -386,6 +389,33 @@ async def test_aggregates_of_a_second_add_up_to_its_trades(client: Client) -> No
         assert second["e"] - second["s"] == 1000 and second["av"] >= second["v"]
 
 
+async def test_aggregates_of_an_index_say_what_its_values_were(client: Client) -> None:
+    async with client.feed("indices") as socket:
+        await socket.send_str(subscribe("V.I:SPX", "A.I:SPX", "A.I:NDX"))
+        told: dict[str, list[dict[str, Any]]] = {}
+        while len(told.get("A", [])) < 4:
+            for event in await receive(socket):
+                told.setdefault(event["ev"], []).append(event)
+    bars = [bar for bar in told["A"] if bar["sym"] == "I:SPX"]
+    assert {bar["sym"] for bar in told["A"]} == {"I:SPX", "I:NDX"} and len(bars) == 2
+    for bar in bars:
+        own = [value["val"] for value in told["V"] if bar["s"] <= value["t"] < bar["e"]]
+        assert (bar["o"], bar["c"], bar["l"], bar["h"]) == (own[0], own[-1], min(own), max(own))
+        assert set(bar) == {"ev", "sym", "op", "o", "c", "h", "l", "s", "e"}  # an index has no volume
+    (row,) = (await client.get("/v3/snapshot/indices", **{"ticker.any_of": "I:SPX"}))["results"]
+    assert bars[0]["op"] == row["session"]["open"]
+
+
+def test_a_minute_of_an_index_is_over_with_the_first_value_after_it() -> None:
+    bars = IndexBars(Market.synthetic(("SPX",), contracts=20))
+    values = {10_000: 6900.0, 30_000: 6910.5, 59_999: 6890.25}
+    for t, value in values.items():
+        assert [bar for bar in bars.take([{"T": "I:SPX", "val": value, "t": t}]) if bar["ev"] == "AM"] == []
+    (minute,) = [bar for bar in bars.take([{"T": "I:SPX", "val": 1.0, "t": 60_000}]) if bar["ev"] == "AM"]
+    assert (minute["o"], minute["h"], minute["l"], minute["c"]) == (6900.0, 6910.5, 6890.25, 6890.25)
+    assert (minute["s"], minute["e"]) == (0, 60_000)
+
+
 async def test_fair_values_are_stamped_in_nanoseconds(client: Client) -> None:
     (cid,) = contracts(client, 1)
     async with client.feed() as socket:
@@ -420,6 +450,19 @@ async def test_the_census_tells_sockets_alive_at_the_same_time(tmp_path: Path) -
         assert rows == {"shard/0": (1, 2), "shard/1": (2, 2)}
         (key,) = (await client.state())["keys"]
         assert (key["most"], key["opened"]) == (2, 4) and KEY not in str(key)
+
+
+async def test_the_census_tells_requests(client: Client) -> None:
+    for _ in range(3):
+        await client.get("/v1/marketstatus/now")
+    assert (await client.state())["requests"] == {"all": 3, "most_in_a_minute": 3}
+
+
+def test_a_minute_of_requests_is_any_60_seconds() -> None:
+    census = Census()
+    for now in (0.0, 50.0, 59.9, 60.0, 109.0, 200.0):
+        census.requested(now)
+    assert (census.requests, census.most_requests) == (6, 4)  # those from 50.0 on, until 110.0
 
 
 async def test_the_census_tells_subscriptions_nobody_needs(tmp_path: Path) -> None:

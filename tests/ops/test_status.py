@@ -10,12 +10,15 @@ from time import time
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 from rich.console import Console
 
 from contracts.errors import TransientError
+from contracts.feed_report import FeedReport, encode_report, report_field
+from contracts.keys import Stat
 from contracts.settings import Settings
 from ops.epochs import epochs_table, read_epochs
-from ops.status import count_after, read_status, read_updates
+from ops.status import FEED_FACTS, count_after, read_status, read_updates
 from ops.terminal import print_status, status_line, status_view
 from ops.wiring import keys_of
 from tests.ops.pipeline import STRIKES, SYMBOL, small_pipeline
@@ -34,8 +37,34 @@ def test_of_an_empty_server_everything_is_unknown(redis_url: str, settings_for: 
     assert status["symbols"] == {SYMBOL: dict.fromkeys(FACTS)}
     unknown = {"lag": None, "pending": None, "consumers": None}
     assert status["groups"] == dict.fromkeys(("massive", "staging", "calculate", "models"), unknown)
+    assert status["feeds"] == dict.fromkeys(("options:0", "indices:0"), dict.fromkeys(FEED_FACTS) | {"gaps": 0})
     assert status["health"] is None
     assert json.loads(json.dumps(status)) == status
+
+
+def test_each_socket_there_is_to_be_is_told(redis_url: str, client: Any, settings_for: SettingsFor) -> None:
+    """Also one that nobody owns; one of a larger number of before is not told."""
+    settings = settings_for(MASSIVE_SYMBOLS="SPX,SPY", MASSIVE_WS_CONNECTIONS="2")
+    now = time()
+    live = FeedReport("options:0", "massive-h-1-ab", now, "live", contracts=950, unsubscribed=26, lag_s=0.02)
+    reports = [
+        replace(live, last_frame_ts=now - 0.5),
+        replace(live, feed="options:1", ts=now - 60),
+        replace(live, feed="options:2"),
+    ]
+    fields = {report_field(report.feed): encode_report(report) for report in reports}
+    client.hset(
+        keys_of(settings).analytics(Stat.WS, SYMBOL), mapping={**fields, "gaps:options:0": 3, "gaps:options:1": 1}
+    )
+    feeds = read_status(redis_url, settings)["feeds"]
+    assert list(feeds) == ["options:0", "options:1", "indices:0"]
+    age_s = feeds["options:0"].pop("last_frame_age_s")
+    assert 0.4 < age_s < 5.0
+    assert feeds["options:0"] == {
+        "owner": "massive-h-1-ab", "state": "live", "reason": None, "contracts": 950, "from_chain": 26, "missing": 0,
+        "lag_s": 0.02, "late": False, "delayed": False, "conflating": False, "gaps": 3,
+    }  # fmt: skip
+    assert feeds["options:1"] == dict.fromkeys(FEED_FACTS) | {"gaps": 1}
 
 
 async def test_of_a_live_pipeline(redis_url: str, settings_for: SettingsFor) -> None:
@@ -161,9 +190,14 @@ def some_status(epoch: str) -> dict[str, Any]:
         "epoch": epoch, "epoch_age_s": 12345.6, "contracts": 12345, "tiles": 123456, "snapshot_age_s": 99.9,
         "ws_age_s": 0.1, "last_diff_age_s": 9999.0, "dirty": True,
     }  # fmt: skip
+    feed = {
+        "owner": "massive-a-host-with-a-name-1234567-ab12", "state": "connecting", "contracts": 950,
+        "from_chain": 12345, "lag_s": 9999.0, "late": False, "delayed": False, "conflating": False, "gaps": 1234,
+    }  # fmt: skip
     health = {"status": "degraded", "reasons": ["SPX: chain snapshot is 99 s old, one is due every 10 s"]}
     return {
-        "redis_url": "redis://h:1", "symbols": {"SPX": row}, "groups": {}, "foreign_groups": [], "health": health,
+        "redis_url": "redis://h:1", "symbols": {"SPX": row}, "feeds": {"options:0": feed}, "groups": {},
+        "foreign_groups": [], "health": health,
     }  # fmt: skip
 
 
@@ -177,7 +211,37 @@ def test_on_a_narrow_terminal_nothing_is_cut_off(
     assert header.split()[-1] == "state"
     assert line.split() == ["SPX", epoch, "12,346", "12,345", "123,456", "99.9", "0.1", "9,999", "dirty"]
     assert len(line) <= 80 or len(epoch) > 20
+    assert rest[0].split() == ["feed", "state", "socket", "chain", "lag", "s", "gaps", "owner"]
+    owner = "a-host-with-a-name-1234567-ab12"
+    assert rest[1].split() == ["options:0", "connecting", "950", "12,345", "9,999", "1,234", owner]
+    assert len(rest[1]) <= 80
     assert "  SPX: chain snapshot is 99 s old, one is due every 10 s" in rest
+
+
+@pytest.mark.parametrize(
+    ("facts", "shown"),
+    [
+        ({"state": "live"}, "live"),
+        ({"state": "live", "late": True}, "late"),
+        ({"state": "live", "delayed": True, "conflating": True}, "delayed, conflating"),
+        ({"state": "cooling", "conflating": True}, "cooling, conflating"),
+        ({"state": None, "late": None}, "-"),
+    ],
+)
+def test_a_live_socket_says_what_is_special(facts: dict[str, Any], shown: str) -> None:
+    status = some_status("SPX:1700000000:1f3a")
+    status["feeds"]["options:0"] |= facts
+    console = Console(width=120, file=None)
+    with console.capture() as capture:
+        console.print(status_view(status))
+    (line,) = [line for line in capture.get().splitlines() if line.startswith("options:0")]
+    assert line.removeprefix("options:0").strip().startswith(f"{shown} ")
+
+
+def test_the_line_of_a_log_counts_live_sockets() -> None:
+    status = some_status("SPX:1700000000:1f3a")
+    status["feeds"] |= {"options:1": status["feeds"]["options:0"] | {"state": "live"}}
+    assert "; 1 of 2 feeds live; " in status_line(status)
 
 
 def test_unknown_facts_can_be_shown(redis_url: str, settings_for: SettingsFor) -> None:

@@ -636,6 +636,31 @@ async def test_when_the_lease_is_lost_the_socket_is_closed() -> None:
         await until(lambda: client.ended, "the server sees the socket closed")
 
 
+class Deaf(Server):
+    """Sends on and on, and hears nothing once somebody is subscribed: not even that the other side closes."""
+
+    async def _answer(self, client: Client, told: dict[str, str]) -> None:
+        await super()._answer(client, told)
+        if client.held:
+            with suppress(ConnectionError):
+                for quote in quotes():
+                    await client.send(quote)
+                    await asyncio.sleep(0.01)
+
+
+async def test_a_provider_that_does_not_hear_the_close_is_left_all_the_same() -> None:
+    """The lease runs out: the socket ends in time, frames are appended, and nothing is left running."""
+    async with following("O:A", server=Deaf()) as scene:
+        await until(lambda: scene.outbox.frames > 5, "frames")
+        begun = time.monotonic()
+        scene.task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await scene.task
+        assert time.monotonic() - begun < 1.0
+        assert scene.outbox.appended == scene.outbox.frames
+        assert [task for task in asyncio.all_tasks() if task.get_name().startswith("feed:")] == []
+
+
 async def test_what_was_received_is_appended_before_it_stops() -> None:
     async with following("O:A") as scene:
         client = await scene.subscribed()

@@ -271,6 +271,22 @@ async def test_a_failed_expiration_is_recorded_and_the_rest_published(fault: Exc
     assert json.loads(job_of(commit)["failed"]) == {NEXT: str(fault)}
 
 
+async def test_a_first_partial_failure_asks_for_an_extra_fetch_and_a_lasting_one_for_none() -> None:
+    store = store_with(7)
+    store.commit(await fetch(FakeProvider(faults={NEXT: TransientError("502")}), store))
+    assert decode_job(await store.fields(JOB)).due(0.0) == "partial"
+    store.hashes[JOB] |= {"ticket": b"8", "again": b""}  # the extra fetch, which fails as well
+    store.commit(await fetch(FakeProvider(faults={NEXT: TransientError("502")}), store, ticket=8))
+    assert decode_job(await store.fields(JOB)).due(0.0) == ""
+
+
+async def test_a_failure_that_says_when_to_come_back_is_left_alone_until_then() -> None:
+    store = store_with(7)
+    store.commit(await fetch(FakeProvider(faults={NEXT: TransientError("throttled", 20.0)}), store))
+    job = decode_job(await store.fields(JOB))
+    assert job.due(0.0) == "" and job.not_before_ts > time.time() + 15.0
+
+
 async def test_half_a_surface_is_a_failed_expiration() -> None:
     class CallsOnly(FakeProvider):
         async def chain(

@@ -23,10 +23,11 @@ from contracts.keys import Keys, Stat
 from contracts.messages import ChainFetch, encode
 from contracts.settings import Settings
 from ops import ingestion as ingestion_module
-from ops.ingestion import BUDGET_WINDOW_MS, Ingestion, RequestBudget
+from ops.ingestion import BUDGET_WINDOW_MS, MOST_REQUESTS_PER_S, Ingestion, RequestBudget
 from ops.mock.provider import MockOptions
 from ops.mock.server import RunningMock, serving
 from ops.mock.sockets import STATE_PATH
+from ops.recording import CAPTURE
 from ops.wiring import keys_of, partitions
 from stages.massive.feed import Feed
 from tests.stages.boards import listing
@@ -295,6 +296,26 @@ async def test_partitions_share_the_sockets_of_the_key(start: Start, client: Any
     assert {feed: row["most"] for feed, row in (await sockets(mock)).items()} == {"options:0": 1, "indices:0": 1}
 
 
+async def test_a_capture_has_the_pages_and_frames_of_every_partition(
+    start: Start, client: Any, mock: RunningMock, settings_for: Callable[..., Settings]
+) -> None:
+    keys = Keys(partitioned=True)
+    client.set(keys.lease(CAPTURE, "SPX"), "a capture", px=60_000)
+    start("one", MASSIVE_WS_CONNECTIONS="1", MARKETSWARM_PARTITIONED="true", MASSIVE_CHAIN_NUM_EXPIRATIONS="1")
+
+    def recorded() -> list[dict[bytes, bytes]]:
+        return [fields for _, fields in client.xrange(keys.capture_stream("SPX"))]
+
+    await wait_until_async(lambda: any(one[b"kind"] == b"frame" for one in recorded()), "frames of the indices feed")
+    for symbol in ("SPX", "NDX"):
+        client.hset(keys.job(symbol), mapping={"ticket": 1, "last_ticket": 1})
+        client.xadd(keys.jobs_stream(symbol), encode(ChainFetch(symbol, 1, "interval")))
+    for symbol in ("SPX", "NDX"):
+        path = f"/v3/snapshot/options/I:{symbol}?".encode()
+        await wait_until_async(lambda: any(one.get(b"path", b"").startswith(path) for one in recorded()), symbol)  # noqa: B023
+    assert not client.exists(keys.capture_stream("NDX"))
+
+
 # --- the request budget
 
 
@@ -326,6 +347,13 @@ async def test_the_budget_is_shared_and_a_hold_is_everybody_s(broker: Broker, re
     await unlimited[1].wait()
     assert time.monotonic() - started >= 0.3
     await other.close()
+
+
+async def test_without_a_budget_the_provider_still_sees_fewer_than_a_hundred_a_second(broker: Broker) -> None:
+    budget, started = RequestBudget(broker, KEYS.requests(), 0), time.monotonic()
+    await asyncio.gather(*(budget.wait() for _ in range(MOST_REQUESTS_PER_S + 5)))
+    assert time.monotonic() - started >= 0.99
+    assert MOST_REQUESTS_PER_S < 100
 
 
 async def test_with_a_small_budget_fetches_are_slow_and_whole(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
 from datetime import datetime
@@ -510,6 +511,18 @@ async def test_the_market_clock(body: object, market: str, rate: float, is_open:
     assert clock.market_ts == datetime.fromisoformat(market).timestamp()
     assert (clock.rate, clock.is_open) == (rate, is_open)
     assert clock.receive_ts > 0
+
+
+async def test_waiting_for_the_budget_does_not_set_the_clock_wrong() -> None:
+    class Slow(Budget):
+        async def wait(self) -> None:
+            await super().wait()
+            await asyncio.sleep(0.5)
+
+    body, asked = {"market": "open", "serverTime": "2026-01-16T09:31:00-05:00"}, time.time()
+    async with asking(always(lambda: web.json_response(body)), budget=(budget := Slow())) as (client, _):
+        clock = await client.clock()
+    assert clock.receive_ts >= asked + 0.5 and budget.waits == 1
 
 
 async def test_a_status_without_time_is_no_clock() -> None:

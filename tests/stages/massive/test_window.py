@@ -62,6 +62,11 @@ def test_an_unknown_volatility_counts_as_twenty_percent() -> None:
     assert plan(Windows(), 7000.0).kept[MONTH] == told.kept[MONTH]
 
 
+def test_the_volatility_that_counts_until_one_is_told_can_be_set() -> None:
+    told = plan(latched(Windows("2026-01-16"), {MONTH: 0.35}), 7000.0)
+    assert plan(Windows(), 7000.0, WindowSettings(unknown_sigma=0.35)).kept[MONTH] == told.kept[MONTH]
+
+
 def test_points_override_sigma() -> None:
     windows = plan(latched(Windows("2026-01-16"), {MONTH: 0.5}), 7000.0, WindowSettings(points=100.0))
     assert windows.kept == {EXPIRATION: (6850.0, 7150.0), MONTH: (6850.0, 7150.0)}

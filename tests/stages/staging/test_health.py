@@ -57,11 +57,13 @@ def one_signal(found: dict[str, Any]) -> tuple[str, float, str]:
 
 
 def test_of_a_healthy_board_nothing_is_told() -> None:
-    assert health(healthy(), NOW + 1) == {"status": "ok", "reasons": [], "signals": {}}
+    assert health(healthy(), NOW + 1) == {"status": "ok", "reasons": [], "signals": {}, "feeds": {}}
 
 
 def test_without_an_epoch_or_its_keys_a_symbol_is_down() -> None:
-    assert health(Pipeline()) == {"status": "down", "reasons": ["no epoch yet"], "signals": {"no_epoch": 1}}
+    found = health(Pipeline())
+    assert (found["status"], found["reasons"]) == ("down", ["no epoch yet"])
+    assert found["signals"] == {"no_epoch": 1}
     pipeline = healthy()
     del pipeline.store.strings[pipeline.keys.listing(pipeline.active())]
     found = health(pipeline)
@@ -111,6 +113,15 @@ def test_a_provider_that_does_not_answer_is_why() -> None:
         "the provider has not answered for 21 s", "chain snapshot is 31 s old, one is due every 10 s",
     ]  # fmt: skip
     assert found["signals"]["provider_silent_s"] == 21.0
+
+
+def test_a_fetch_that_waits_for_its_budget_is_no_silent_provider() -> None:
+    pipeline = healthy()
+    put(pipeline, pipeline.keys.job("SPX"), ticket=1, asked_ts=NOW, issued_ts=NOW, progress_ts=NOW + 28)
+    state = drive(pipeline.tickers["SPX"].load(pipeline.store))
+    (found,) = find_signals(state, {}, NOW + 30, HealthSettings(10.0, 30.0, 300.0, requests_per_minute=5))
+    assert (found.name, found.value) == ("fetch_paced_s", 30.0)
+    assert found.sentence == "the fetch has lasted 30 s, with 5 requests a minute (MASSIVE_REQUESTS_PER_MINUTE)"
 
 
 def test_a_fetch_that_nobody_works_on_is_told() -> None:
@@ -240,6 +251,17 @@ def test_a_feed_that_conflates_is_told() -> None:
     calm = encode_report(FeedReport("options:0", "massive-1", NOW, "live")).decode()
     put(pipeline, analytics, **{report_field(report.feed): calm})
     assert health(pipeline)["status"] == "ok"
+
+
+def test_how_many_contracts_live_from_the_chain_is_told_and_is_nothing_wrong() -> None:
+    pipeline = healthy()
+    report = FeedReport("options:0", "massive-1", NOW, "live", contracts=950, subscribed=950, unsubscribed=826)
+    put(
+        pipeline, pipeline.keys.analytics(Stat.WS, "SPX"), **{report_field(report.feed): encode_report(report).decode()}
+    )
+    found = health(pipeline)
+    assert found["status"] == "ok"
+    assert found["feeds"] == {"options:0": {"state": "live", "contracts": 950, "from_chain": 826}}
 
 
 def test_a_delayed_spot_is_told() -> None:
