@@ -18,7 +18,7 @@ from typing import Any, Protocol, TypeAlias, TypeVar
 import msgspec
 import structlog
 
-from contracts.clock import MarketClock, decode_clock, encode_clock
+from contracts.clock import LOCAL, MarketClock, decode_clock, encode_clock
 from contracts.commit import Commit, Count, Emit, FieldIs, Sample, Scalar, SetFields, SetNewest, SetValue, Write
 from contracts.errors import DataError, TransientError
 from contracts.job import Job, decode_job
@@ -323,7 +323,7 @@ class Fetching:
         writes: list[Write] = [
             *self._published(state.symbol, snapshots, fetched),
             SetFields(self._keys.job(state.symbol), self._job_fields(number, fetched)),
-            SetValue(self._keys.clock(state.symbol), encode_clock(fetched.clock)),
+            *self._clock_write(state.symbol, fetched.clock),
             *self._spot_write(state.symbol, fetched.spot),
             Count(analytics, _counts(fetched)),
             Sample(self._keys.latency(Stat.CHAIN, state.symbol), analytics, fetched.latency_s * 1000),
@@ -390,6 +390,10 @@ class Fetching:
     def _period_s(self, fetched: Fetched) -> float:
         """How long until the next fetch has ended, if it takes as long as this one."""
         return self._pause_s(fetched) + fetched.latency_s
+
+    def _clock_write(self, symbol: str, clock: MarketClock) -> Iterable[Write]:
+        if clock != LOCAL:  # else nobody told it yet: by a guess of ours every feed would be late, or delayed
+            yield SetValue(self._keys.clock(symbol), encode_clock(clock))
 
     def _spot_write(self, symbol: str, spot: Spot | None) -> Iterable[Write]:
         if spot is None or spot.ts is None:

@@ -330,6 +330,13 @@ async def test_without_the_status_endpoint_the_known_clock_goes_on() -> None:
     assert completed(commit).market_ts == MORNING + 60
 
 
+async def test_a_clock_that_nobody_told_yet_is_not_recorded() -> None:
+    store = store_with(7)
+    store.commit(commit := await fetch(FakeProvider(clock_fault=TransientError("away")), store))
+    assert completed(commit).received
+    assert KEYS.clock("SPX") not in store.strings
+
+
 # --- the next turn
 
 
