@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import date, datetime, time, timedelta
 
-from ops.mock.scenario import DEFAULTS, Fault
+from ops.mock.scenario import DEFAULTS, Day, Fault, Start
 
 CALM_S = 15.0  # without trouble for so long: it is over
 
@@ -23,7 +24,8 @@ class Case:
     `signs`: all are seen, the first one is its detection; `may`: seen or not. Signs are `log EVENT`, `health WORD`,
     `count NAME`, `gap FEED`, `alert RULE`. `gaps`: how many interruptions are recorded; `epochs`: why epochs may be
     promoted meanwhile; `within_s`: it is over so long after its end. A fault of chains is over with the first chain
-    begun after its end. `and_abort`: connections end as it begins, since only new ones suffer from it.
+    begun after its end. `and_abort`: connections end as it begins, since only new ones suffer from it. `market`: when
+    it begins on the mock's calendar. `from_start`: the pipeline starts into it.
     """
 
     name: str
@@ -35,17 +37,17 @@ class Case:
     may: tuple[str, ...] = ()
     of_chains: bool = False
     and_abort: bool = False
-    begins_s: float = 45.0  # after the mock: everything is live by then
-    market: Mapping[str, object] = field(default_factory=dict)
+    market: Start | None = None
+    from_start: bool = False
 
-    def scenario(self) -> dict[str, object]:
-        """As a scenario file of the mock."""
-        if self.market:
-            return dict(self.market)
-        fault = Fault(self.name)
-        step: dict[str, object] = {"what": self.name, "at": self.begins_s}
-        step |= {"for": self.lasts_s} if DEFAULTS[fault].for_s else {}
-        abort = [{"what": "abort", "at": self.begins_s + 0.1}] if self.and_abort else []
+    def scenario(self, begins_s: float) -> dict[str, object]:
+        """As a scenario file of the mock, the fault so long after its start."""
+        if self.market is not None:
+            clock = datetime.combine(date.min, self.market.clock) - timedelta(seconds=begins_s)
+            return {"start": {"day": self.market.day, "clock": f"{clock:%H:%M:%S}"}, "delist_after": self.lasts_s}
+        step: dict[str, object] = {"what": self.name, "at": begins_s}
+        step |= {"for": self.lasts_s} if DEFAULTS[Fault(self.name)].for_s else {}
+        abort = [{"what": "abort", "at": begins_s + 0.1}] if self.and_abort else []
         return {"steps": [step, *abort]}
 
 
@@ -79,10 +81,13 @@ CASES = {
         Case("oi-flip", 45, of_chains=True),
         Case(
             "frozen-am",
-            90,
+            120,
             ("count excluded",),
-            begins_s=0,
-            market={"start": {"day": "third-friday", "clock": "11:00:00"}},
+            2,
+            ("bootstrap",),
+            may=("health no_epoch",),
+            market=Start(Day.THIRD_FRIDAY, time(11)),
+            from_start=True,
         ),
         Case(
             "expire-at-close",
@@ -90,7 +95,7 @@ CASES = {
             ("count promotions_geometry",),
             epochs=("geometry", *SILENT),
             within_s=60,
-            market={"start": {"day": "ordinary-day", "clock": "15:59:15"}, "delist_after": 60},
+            market=Start(Day.ORDINARY, time(16)),
         ),
     )
 }
@@ -198,7 +203,7 @@ def _problems(
     case: Case, seen: Seen, found: Mapping[str, float], recovered_s: float | None, epochs: Mapping[str, int]
 ) -> Iterator[str]:
     before = [look for look in seen.looks if look.ts < seen.begun_ts]
-    if case.begins_s and not (before and before[-1].is_well):
+    if not case.from_start and not (before and before[-1].is_well):
         yield "not live before it"
     yield from (f"no {sign}" for sign in case.signs if sign not in found)
     if recovered_s is None or recovered_s > case.within_s:

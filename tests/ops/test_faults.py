@@ -84,9 +84,9 @@ def test_there_is_a_case_for_every_fault_and_the_mock_takes_its_scenario(tmp_pat
     assert set(Fault) - NOT_IN_THE_TABLE <= CASES.keys()
     for case in CASES.values():
         file = tmp_path / f"{case.name}.json"
-        file.write_text(json.dumps(case.scenario()))
+        file.write_text(json.dumps(case.scenario(60)))
         steps = parse_scenario(str(file)).steps
-        assert not steps or (steps[0].at_s, steps[0].for_s) == (case.begins_s, case.lasts_s)
+        assert not steps or (steps[0].at_s, steps[0].for_s) == (60, case.lasts_s)
 
 
 def test_warnings_of_a_log_are_its_loud_lines() -> None:
