@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta
+from itertools import accumulate
+from typing import TypeAlias
 
 from ops.mock.scenario import DEFAULTS, Day, Fault, Start
 
-CALM_S = 15.0  # without trouble for so long: it is over
+CALM_S = 10.0  # between the latest end of one fault and the next
 
 # --- what must come of each fault
 
@@ -40,15 +42,42 @@ class Case:
     market: Start | None = None
     from_start: bool = False
 
-    def scenario(self, begins_s: float) -> dict[str, object]:
-        """As a scenario file of the mock, the fault so long after its start."""
-        if self.market is not None:
-            clock = datetime.combine(date.min, self.market.clock) - timedelta(seconds=begins_s)
-            return {"start": {"day": self.market.day, "clock": f"{clock:%H:%M:%S}"}, "delist_after": self.lasts_s}
-        step: dict[str, object] = {"what": self.name, "at": begins_s}
-        step |= {"for": self.lasts_s} if DEFAULTS[Fault(self.name)].for_s else {}
-        abort = [{"what": "abort", "at": begins_s + 0.1}] if self.and_abort else []
-        return {"steps": [step, *abort]}
+    @property
+    def slot_s(self) -> float:
+        """From its beginning to the next one's."""
+        return self.lasts_s + self.within_s + CALM_S
+
+
+Schedule: TypeAlias = "tuple[tuple[float, Case], ...]"  # faults of one pipeline, each so long after the mock's start
+
+
+def schedules(cases: Sequence[Case], first_s: float) -> list[Schedule]:
+    """What runs in which pipeline: faults of feeds, those of chains, each of a market; the first after `first_s`."""
+    own = [case for case in cases if case.market is not None]
+    shared = (
+        [case for case in cases if case not in own and case.of_chains is of_chains] for of_chains in (False, True)
+    )
+    together = [
+        tuple(zip(accumulate((case.slot_s for case in group), initial=first_s), group, strict=False))
+        for group in shared
+        if group
+    ]
+    return [*together, *(((0.0 if case.from_start else first_s, case),) for case in own)]
+
+
+def scenario(schedule: Schedule) -> dict[str, object]:
+    """The faults of a pipeline as a scenario file of the mock."""
+    begins_s, first = schedule[0]
+    if first.market is not None:
+        clock = datetime.combine(date.min, first.market.clock) - timedelta(seconds=begins_s)
+        return {"start": {"day": first.market.day, "clock": f"{clock:%H:%M:%S}"}, "delist_after": first.lasts_s}
+    return {"steps": [step for at_s, case in schedule for step in _steps(at_s, case)]}
+
+
+def _steps(at_s: float, case: Case) -> Iterator[dict[str, object]]:
+    yield {"what": case.name, "at": at_s} | ({"for": case.lasts_s} if DEFAULTS[Fault(case.name)].for_s else {})
+    if case.and_abort:
+        yield {"what": str(Fault.ABORT), "at": at_s + 0.1}
 
 
 LOST = ("log feed_lost", "gap options:0", "gap indices:0")
@@ -115,16 +144,22 @@ class Look:
     counts: Mapping[str, int]
 
 
-@dataclass
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something at a moment: `gap FEED` with its reason, `alert RULE`, `log EVENT`, `audit SYMBOL` with a finding."""
+
+    ts: float
+    sign: str
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Seen:
-    """All that was seen of a pipeline; times in epoch seconds."""
+    """What was seen of a pipeline during a fault and just before it; times in epoch seconds."""
 
     begun_ts: float
-    looks: list[Look] = field(default_factory=list)
-    events: list[tuple[float, str]] = field(default_factory=list)  # gaps, alerts, warnings: when, and as a sign
-    reasons: Counter[str] = field(default_factory=Counter)  # of gaps
-    audits: int = 0
-    problems: list[str] = field(default_factory=list)  # what audits found, or what ended a process
+    looks: Sequence[Look]
+    events: Sequence[Event]  # since it began
 
     def signs(self) -> Iterator[tuple[float, str]]:
         """Everything since the fault began, as (moment, sign)."""
@@ -134,7 +169,11 @@ class Seen:
                 yield from ((look.ts, f"health {word}") for word in look.words)
                 yield from ((look.ts, f"count {name}") for name in look.counts if look.counts[name] > before[name])
                 before = Counter(look.counts)
-        yield from ((ts, sign) for ts, sign in self.events if ts >= self.begun_ts)
+        yield from ((event.ts, event.sign) for event in self.events)
+
+    def details(self, kind: str) -> list[str]:
+        """What the events of a kind say."""
+        return [event.detail for event in self.events if event.sign.startswith(f"{kind} ")]
 
     def counts_before(self) -> Counter[str]:
         """The counters as the fault began."""
@@ -169,53 +208,61 @@ HEADERS = (
 )  # fmt: skip
 
 
-def judge(case: Case, seen: Seen, restarts: int) -> Row:
+def judge(case: Case, seen: Seen) -> Row:
     """The row of a fault."""
     found: dict[str, float] = {}
     for ts, sign in sorted(seen.signs()):
         found.setdefault(sign, ts - seen.begun_ts)
     counted, restored_ts = seen.counted(), seen.restored_ts(case)
     recovered_s = None if restored_ts is None else restored_ts - seen.begun_ts - case.lasts_s
+    restarts = counted.pop("restarts", 0)
     epochs = {name.removeprefix("promotions_"): by for name, by in counted.items() if name.startswith("promotions_")}
     errors = {name: by for name, by in counted.items() if not name.startswith("promotions_")}
-    words, alerts = _named(found, "health "), _named(found, "alert ")
-    problems = list(_problems(case, seen, found, recovered_s, epochs))
-    problems += [f"{restarts} processes ended and were started again"] * bool(restarts)
-    first = min((found[sign], sign) for sign in case.signs) if set(case.signs) <= found.keys() and case.signs else None
+    problems = tuple(_problems(case, seen, found, recovered_s, epochs, restarts))
+    detected = min(((found[sign], sign) for sign in case.signs if sign in found), default=None)
+    audits = seen.details("audit")
     cells = (
         case.name,
         f"{case.lasts_s:g}" if case.lasts_s else "-",
-        "-" if first is None else f"{first[0]:.1f} s ({first[1]})",
+        "-" if detected is None else f"{detected[0]:.1f} s ({detected[1]})",
         "never" if recovered_s is None else f"{recovered_s:.1f} s",
-        _told(seen.reasons),
+        _told(Counter(seen.details("gap"))),
         _told(epochs),
-        ", ".join(words) or "ok",
-        ", ".join(alerts) or "-",
+        ", ".join(_named(found, "health ")) or "ok",
+        ", ".join(_named(found, "alert ")) or "-",
         _told(errors),
-        f"{seen.audits} clean" if seen.audits and not seen.problems else "; ".join(seen.problems) or "none",
+        f"{audits.count('')} of {len(audits)} clean",
         str(restarts),
         "; ".join(problems) or "yes",
     )
-    return Row(cells, tuple(problems))
+    return Row(cells, problems)
 
 
 def _problems(
-    case: Case, seen: Seen, found: Mapping[str, float], recovered_s: float | None, epochs: Mapping[str, int]
+    case: Case,
+    seen: Seen,
+    found: Mapping[str, float],
+    recovered_s: float | None,
+    epochs: Mapping[str, int],
+    restarts: int,
 ) -> Iterator[str]:
     before = [look for look in seen.looks if look.ts < seen.begun_ts]
     if not case.from_start and not (before and before[-1].is_well):
-        yield "not live before it"
+        yield "not well before it"
     yield from (f"no {sign}" for sign in case.signs if sign not in found)
     if recovered_s is None or recovered_s > case.within_s:
         yield f"not over within {case.within_s:g} s"
-    if sum(seen.reasons.values()) != case.gaps:
+    if len(seen.details("gap")) != case.gaps:
         yield f"{case.gaps} gaps are expected"
     yield from (f"epochs for {reason}" for reason in epochs if reason not in case.epochs)
-    told = {f"{kind} {name}" for kind in ("health", "alert") for name in _named(found, f"{kind} ")}
+    told = {sign for sign in found if sign.startswith(("health ", "alert "))}
     yield from (f"unexpected: {sign}" for sign in sorted(told - {*case.signs, *case.may}))
-    yield from seen.problems
-    if not seen.audits:
+    audits = seen.details("audit")
+    yield from (finding for finding in audits if finding)
+    if not audits:
         yield "never audited"
+    if restarts:
+        yield f"{restarts} processes ended and were started again"
 
 
 def _named(found: Mapping[str, float], kind: str) -> list[str]:

@@ -1,11 +1,12 @@
-"""What the whole pipeline does about every fault the mock provider knows: one fault, one pipeline, one row of a table.
+"""What the whole pipeline does about every fault the mock provider knows: a row of a table for each.
 
-    python -m ops.bench.faults                               # all of them, two pipelines at a time: about half an hour
+    python -m ops.bench.faults                               # all of them: a quarter of an hour
     python -m ops.bench.faults stall evict-oldest --out faults.md
 
-Each row starts `marketswarm up` with a scenario of its own in a data folder of its own, watches it as a user can
-(status, health, counters, gap and alert events, logs), audits it all the while, and is compared with what
-`ops/bench/fault_cases.py` says must come of the fault. Exits 1 if a row is of another kind.
+Pipelines are started as `marketswarm up`, two at a time, each in a data folder of its own: one for the faults of feeds,
+one after the other, one for those of chains, one for each that needs a day of its own. They are watched as a user can
+(status, health, counters, gap and alert events, logs) and audited all the while. What must come of each fault says
+`ops/bench/fault_cases.py`; exits 1 if a row is of another kind.
 """
 
 from __future__ import annotations
@@ -25,7 +26,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import datetime
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ from contracts.clock import decode_clock
 from contracts.keys import Keys, Stat
 from contracts.settings import Settings, load_settings
 from ops.audit import Audit
-from ops.bench.fault_cases import CALM_S, CASES, Case, Look, Row, Seen, judge, table
+from ops.bench.fault_cases import CALM_S, CASES, Event, Look, Row, Schedule, Seen, judge, scenario, schedules, table
 from ops.status import read_status
 from ops.supervision import SupervisorFiles
 from ops.wiring import keys_of
@@ -63,15 +63,17 @@ ALERTS = "[[rule]]\nname='stale'\nwhen='stale'\nseconds=5\n[[rule]]\nname='storm
 
 
 class Watch:
-    """Looks at a pipeline that is up in a data folder."""
+    """Looks at a pipeline that is up in a data folder; `said` is what `up` prints."""
 
-    def __init__(self, files: SupervisorFiles, settings: Settings, begun_ts: float) -> None:
-        self.seen = Seen(begun_ts)
+    def __init__(self, files: SupervisorFiles, settings: Settings, said: Path) -> None:
         self._files = files
         self._settings = settings
+        self._said = said
         self._keys: Keys = keys_of(settings)
         self._url = find_url(None, files.data)
         self._client: Any = redis.Redis.from_url(self._url)
+        self._looks: list[Look] = []
+        self._audits: list[Event] = []
 
     def look(self) -> None:
         """Once: status, health's words, counters."""
@@ -87,7 +89,7 @@ class Watch:
         is_well = flows and None not in chains and (status["health"] or {}).get("status") == "ok"
         chain_ts = 0.0 if None in chains else now - max(chains)
         epochs = [row["epoch"] for row in rows if row["epoch"]]
-        self.seen.looks.append(Look(now, words, is_well, chain_ts, self._counts(epochs)))
+        self._looks.append(Look(now, words, is_well, chain_ts, self._counts(epochs)))
 
     def _counts(self, epochs: Sequence[str]) -> dict[str, int]:
         counts: Counter[str] = Counter()
@@ -100,94 +102,98 @@ class Watch:
         counts["rows_without_greeks"] -= counts["rows_without_greeks"] % 100  # a healthy chain has a few
         for epoch in epochs:
             counts["excluded"] += int(self._client.hget(self._keys.meta(epoch), "excluded_count") or 0)
+        counts["restarts"] = self._said.read_text().count("ended and was started again")
         return {name: count for name, count in counts.items() if count}
 
-    def read_events(self) -> None:
-        """Everything the streams and the logs tell since the fault began."""
-        seen, symbol = self.seen, self._settings.massive_symbols[0]
-        gaps = [fields for _, fields in self._client.xrange(self._keys.gaps_stream(symbol))]
-        told = [(float(gap[b"ts"]), gap[b"feed"].decode(), gap[b"reason"].decode()) for gap in gaps]
-        seen.events = [(ts, f"gap {feed}") for ts, feed, _ in told]
-        seen.reasons = Counter(f"{feed} ({reason})" for ts, feed, reason in told if ts >= seen.begun_ts)
-        for one in self._settings.massive_symbols:
-            for entry_id, fields in self._client.xrange(self._keys.alert_stream(one)):
-                seen.events.append(
-                    (int(entry_id.split(b"-")[0]) / 1000, f"alert {json.loads(fields[b'data'])['when']}")
-                )
+    def seen(self, begun_ts: float, until_ts: float) -> Seen:
+        """What was seen between two moments, with looks from before the first."""
+        looks = [look for look in self._looks if begun_ts - CALM_S < look.ts < until_ts]
+        return Seen(begun_ts, looks, [event for event in self._events() if begun_ts <= event.ts < until_ts])
+
+    def _events(self) -> Iterator[Event]:
+        yield from list(self._audits)
+        for symbol in self._settings.massive_symbols:
+            for entry_id, fields in self._client.xrange(self._keys.alert_stream(symbol)):
+                alert = json.loads(fields[b"data"])
+                yield Event(int(entry_id.split(b"-")[0]) / 1000, f"alert {alert['when']}")
+        for _, gap in self._client.xrange(self._keys.gaps_stream(self._settings.massive_symbols[0])):
+            feed, reason = gap[b"feed"].decode(), gap[b"reason"].decode()
+            yield Event(float(gap[b"ts"]), f"gap {feed}", f"{feed} ({reason})")
         for log in self._files.logs.glob("*.stderr.log"):
-            seen.events += warnings_of(log.read_text(errors="replace"))
+            yield from warnings_of(log.read_text(errors="replace"))
 
-    def audit_until(self, over: threading.Event) -> None:
-        """Audit all symbols again and again, and once more at the end."""
-        while True:
-            is_last = over.wait(AUDIT_EVERY_S)
-            for symbol in self._settings.massive_symbols:
-                findings = Audit(self._client, self._keys, symbol, self._settings, AUDITED_S).run()
-                self.seen.audits += 1
-                self.seen.problems += [f"audit {symbol}: {one}" for one in findings.problems + findings.unsettled]
-            if is_last:
-                return
+    @contextmanager
+    def auditing(self) -> Iterator[None]:
+        """While the body runs, audit all symbols again and again, once they are live."""
+        over = threading.Event()
+
+        def audit() -> None:
+            while not over.wait(AUDIT_EVERY_S):
+                if any(look.is_well for look in self._looks):
+                    self._audit()
+
+        auditor = threading.Thread(target=audit)
+        auditor.start()
+        try:
+            yield
+        finally:
+            over.set()
+            auditor.join()
+
+    def _audit(self) -> None:
+        for symbol in self._settings.massive_symbols:
+            begun_ts = time.time()
+            findings = Audit(self._client, self._keys, symbol, self._settings, AUDITED_S).run()
+            found = "; ".join(findings.problems + findings.unsettled)
+            self._audits.append(Event(begun_ts, f"audit {symbol}", f"audit {symbol}: {found}" if found else ""))
 
 
-def warnings_of(text: str) -> list[tuple[float, str]]:
-    """The warnings and worse among the lines of a log, as (moment, sign)."""
-    found = []
+def warnings_of(text: str) -> Iterator[Event]:
+    """The warnings and worse among the lines of a log."""
     for line in text.splitlines():
         try:
             event = json.loads(line)
         except ValueError:
             continue
         if isinstance(event, dict) and event.get("level") in ("warning", "error", "critical"):
-            found.append((datetime.fromisoformat(event["timestamp"]).timestamp(), f"log {event['event']}"))
-    return found
+            yield Event(datetime.fromisoformat(event["timestamp"]).timestamp(), f"log {event['event']}")
 
 
 # --- running a pipeline
 
 
-def run_case(case: Case, begins_s: float, rate: float, contracts: int) -> Row:
-    """Start the pipeline, watch it through the fault until all is well again, stop it; data stays if it went wrong."""
-    folder = Path(tempfile.mkdtemp(prefix=f"marketswarm-{case.name}-"))
+def run_schedule(schedule: Schedule, rate: float, contracts: int) -> list[Row]:
+    """Start a pipeline, watch it through its faults, stop it; the data stays if something went wrong."""
+    folder = Path(tempfile.mkdtemp(prefix="marketswarm-faults-"))
     files, said = SupervisorFiles(folder / "data"), folder / "up.log"
-    scenario, rules = folder / "scenario.json", folder / "alerts.toml"
-    scenario.write_text(json.dumps(case.scenario(begins_s)))
+    given, rules = folder / "scenario.json", folder / "alerts.toml"
+    given.write_text(json.dumps(scenario(schedule)))
     rules.write_text(ALERTS)
-    given = {name: value for name, value in os.environ.items() if not name.startswith(("MASSIVE_", "MARKETSWARM_"))}
+    ours = ("MASSIVE_", "MARKETSWARM_", "REDIS_URL")
     environment = {
-        **{name: value for name, value in given.items() if name != "REDIS_URL"},
+        **{name: value for name, value in os.environ.items() if not name.startswith(ours)},
         "MARKETSWARM_DATA": str(files.data),
         "MARKETSWARM_PORT": str(free_port()),
         "MARKETSWARM_ALERTS": str(rules),
     }
-    options = ["--scenario", str(scenario), "--rate", f"{rate:g}", "--contracts", str(contracts)]
+    options = ["--scenario", str(given), "--rate", f"{rate:g}", "--contracts", str(contracts)]
     with _up(options, environment, said):
-        begun_ts = _mock_ready_ts(files.log("mock", "stdout"), said) + begins_s
-        watch = Watch(files, load_settings(environment), begun_ts)
-        _watch_through(case, watch)
-    row = judge(case, watch.seen, said.read_text().count("ended and was started again"))
-    if row.problems:
-        print(f"{case.name}: what it left behind is in {folder}", flush=True)
+        start_ts = _mock_ready_ts(files.log("mock", "stdout"), said)
+        watch = Watch(files, load_settings(environment), said)
+        ends_ts = [start_ts + at_s + case.slot_s for at_s, case in schedule]
+        with watch.auditing():
+            while time.time() < ends_ts[-1]:
+                watch.look()
+                time.sleep(LOOK_S)
+        watched = [watch.seen(start_ts + at_s, end_ts) for (at_s, _), end_ts in zip(schedule, ends_ts, strict=True)]
+    rows = [judge(case, seen) for (_, case), seen in zip(schedule, watched, strict=True)]
+    for row in rows:
+        print(" | ".join(row.cells), flush=True)
+    if any(row.problems for row in rows):
+        print(f"the data of a pipeline that went wrong is in {folder}", flush=True)
     else:
         shutil.rmtree(folder)
-    return row
-
-
-def _watch_through(case: Case, watch: Watch) -> None:
-    seen, over = watch.seen, threading.Event()
-    auditor = threading.Thread(target=partial(watch.audit_until, over))
-    ended_ts = seen.begun_ts + case.lasts_s
-    while time.time() < ended_ts + case.within_s + CALM_S:
-        watch.look()
-        if auditor.ident is None and seen.looks[-1].is_well:
-            auditor.start()
-        watch.read_events()
-        restored_ts = seen.restored_ts(case)
-        if restored_ts is not None and time.time() > restored_ts + CALM_S:
-            break
-        time.sleep(LOOK_S)
-    over.set()
-    if auditor.ident is not None:
-        auditor.join()
+    return rows
 
 
 @contextmanager
@@ -218,21 +224,17 @@ def main() -> None:
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"faults, all by default: {', '.join(CASES)}")
     parser.add_argument("--out", type=Path, help="also write the table to this file")
     parser.add_argument("--at-once", type=int, default=2, help="pipelines at the same time")
-    parser.add_argument("--begins", type=float, default=60, help="seconds until the fault: by then all is live")
-    parser.add_argument("--rate", type=float, default=250, help="quote events a second")
+    parser.add_argument("--first", type=float, default=90, help="seconds until the first fault: by then all is live")
+    parser.add_argument("--rate", type=float, default=200, help="quote events a second")
     parser.add_argument("--contracts", type=int, default=400, help="per symbol, about")
     given = parser.parse_args()
     if unknown := set(given.names) - CASES.keys():
         parser.error(f"no fault {', '.join(sorted(unknown))}; there are {', '.join(CASES)}")
-
-    def run(name: str) -> Row:
-        case = CASES[name]
-        row = run_case(case, 0 if case.from_start else given.begins, given.rate, given.contracts)
-        print(" | ".join(row.cells), flush=True)
-        return row
-
+    plan = schedules([CASES[name] for name in given.names or CASES], given.first)
     with ThreadPoolExecutor(given.at_once) as pool:
-        rows = list(pool.map(run, given.names or CASES))
+        rows = [
+            row for done in pool.map(lambda one: run_schedule(one, given.rate, given.contracts), plan) for row in done
+        ]
     print("\n" + table(rows))
     if given.out is not None:
         given.out.write_text(table(rows))
