@@ -28,7 +28,7 @@ from contracts.ports import GetFields, GetValue, Reader
 from contracts.snapshot import ChainSnapshot, encode_snapshot
 from contracts.stage import Entry, Source
 from contracts.topology import StageName, streams_of
-from stages.massive.rest import Chain, PageRefusedError, Spot
+from stages.massive.rest import Chain, PageRefusedError, Spot, ThrottledError
 from stages.massive.rows import Surface, read_surface
 from stages.massive.window import (
     Windows,
@@ -171,8 +171,8 @@ class Fetching:
         return FetchState(symbol, job, fetched)
 
     async def _fetch(self, symbol: str, windows: Windows, clock: MarketClock, known: Spot | None) -> Fetched:
-        started = time.monotonic()
         clock = await self._clock(clock)
+        started = time.monotonic()  # until now we may have waited for our turn: that is no slowness of the provider
         # one moment for the whole fetch: what settles while it lasts is the next one's to say, and makes one change
         market_ts = clock.market_time(time.time())
         expirations = await self._expirations(symbol, market_ts)
@@ -200,9 +200,11 @@ class Fetching:
         )
 
     async def _clock(self, known: MarketClock) -> MarketClock:
-        """The market clock; a status endpoint that is away does not keep the chain away."""
+        """The market clock; a status endpoint that is away does not keep the chain away, one that is throttled does."""
         try:
             return steadied(known, await self._client.clock())
+        except ThrottledError:
+            raise
         except TransientError as error:
             log.warning("market_clock_unknown", reason=str(error))
             return known
