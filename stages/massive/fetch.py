@@ -18,7 +18,7 @@ from typing import Any, Protocol, TypeAlias, TypeVar
 import msgspec
 import structlog
 
-from contracts.clock import MarketClock, decode_clock, encode_clock
+from contracts.clock import LOCAL, MarketClock, decode_clock, encode_clock
 from contracts.commit import Commit, Count, Emit, FieldIs, Sample, Scalar, SetFields, SetNewest, SetValue, Write
 from contracts.errors import DataError, TransientError
 from contracts.job import Job, decode_job
@@ -28,7 +28,7 @@ from contracts.ports import GetFields, GetValue, Reader
 from contracts.snapshot import ChainSnapshot, encode_snapshot
 from contracts.stage import Entry, Source
 from contracts.topology import StageName, streams_of
-from stages.massive.rest import Chain, PageRefusedError, Spot
+from stages.massive.rest import Chain, PageRefusedError, Spot, ThrottledError
 from stages.massive.rows import Surface, read_surface
 from stages.massive.window import (
     Windows,
@@ -173,8 +173,8 @@ class Fetching:
         return FetchState(symbol, job, fetched, was_partial=job_fields.get(b"failed", NONE_FAILED) != NONE_FAILED)
 
     async def _fetch(self, symbol: str, windows: Windows, clock: MarketClock, known: Spot | None) -> Fetched:
-        started = time.monotonic()
         clock = await self._clock(clock)
+        started = time.monotonic()  # until now we may have waited for our turn: that is no slowness of the provider
         # one moment for the whole fetch: what settles while it lasts is the next one's to say, and makes one change
         market_ts = clock.market_time(time.time())
         expirations = await self._expirations(symbol, market_ts)
@@ -202,9 +202,11 @@ class Fetching:
         )
 
     async def _clock(self, known: MarketClock) -> MarketClock:
-        """The market clock; a status endpoint that is away does not keep the chain away."""
+        """The market clock; a status endpoint that is away does not keep the chain away, one that is throttled does."""
         try:
             return steadied(known, await self._client.clock())
+        except ThrottledError:
+            raise
         except TransientError as error:
             log.warning("market_clock_unknown", reason=str(error))
             return known
@@ -325,7 +327,7 @@ class Fetching:
         writes: list[Write] = [
             *self._published(state.symbol, snapshots, fetched),
             SetFields(self._keys.job(state.symbol), self._job_fields(number, fetched) | _extra(state, fetched)),
-            SetValue(self._keys.clock(state.symbol), encode_clock(fetched.clock)),
+            *self._clock_write(state.symbol, fetched.clock),
             *self._spot_write(state.symbol, fetched.spot),
             Count(analytics, _counts(fetched)),
             Sample(self._keys.latency(Stat.CHAIN, state.symbol), analytics, fetched.latency_s * 1000),
@@ -392,6 +394,10 @@ class Fetching:
     def _period_s(self, fetched: Fetched) -> float:
         """How long until the next fetch has ended, if it takes as long as this one."""
         return self._pause_s(fetched) + fetched.latency_s
+
+    def _clock_write(self, symbol: str, clock: MarketClock) -> Iterable[Write]:
+        if clock != LOCAL:  # else nobody told it yet: by a guess of ours every feed would be late, or delayed
+            yield SetValue(self._keys.clock(symbol), encode_clock(clock))
 
     def _spot_write(self, symbol: str, spot: Spot | None) -> Iterable[Write]:
         if spot is None or spot.ts is None:

@@ -47,6 +47,10 @@ class NotEntitledError(FatalError):
     """The key is fine, its plan does not include what was asked for."""
 
 
+class ThrottledError(TransientError):
+    """The provider wants nobody to ask for a while."""
+
+
 class PageRefusedError(DataError):
     """A page after the first is not ours to read: the chain cannot be had as a whole; the key itself is fine."""
 
@@ -377,7 +381,7 @@ class ProviderClient:
             case 404:
                 return TransientError(f"{where} does not exist: check MASSIVE_REST_URL and MASSIVE_SYMBOLS {answer}")
             case 429:
-                return TransientError(f"the provider at {self._origin} asks to wait {answer}", _wait_s(retry_after))
+                return ThrottledError(f"the provider at {self._origin} asks to wait {answer}", _wait_s(retry_after))
         return TransientError(f"{where} failed {answer}", _wait_s(retry_after))
 
     def _said(self, body: bytes) -> str:

@@ -31,7 +31,7 @@ from stages.massive.fetch import (
     massive_source,
     steadied,
 )
-from stages.massive.rest import Chain, PageRefusedError, Spot
+from stages.massive.rest import Chain, PageRefusedError, Spot, ThrottledError
 from stages.massive.rows import read_surface
 from stages.massive.window import Windows, WindowSettings
 from tests.stages.massive.chains import EXPIRATION, MORNING, both_sides, wire_row
@@ -344,6 +344,29 @@ async def test_without_the_status_endpoint_the_known_clock_goes_on() -> None:
     )
     commit = await fetch(FakeProvider(clock_fault=TransientError("away")), store)
     assert completed(commit).market_ts == MORNING + 60
+
+
+async def test_a_clock_that_nobody_told_yet_is_not_recorded() -> None:
+    store = store_with(7)
+    store.commit(commit := await fetch(FakeProvider(clock_fault=TransientError("away")), store))
+    assert completed(commit).received
+    assert KEYS.clock("SPX") not in store.strings
+
+
+async def test_what_is_throttled_from_its_first_question_on_is_not_fetched() -> None:
+    """The next question would wait for as long as the provider wants, in the middle of a fetch."""
+    with pytest.raises(TransientError, match="slow down"):
+        await fetch(FakeProvider(clock_fault=ThrottledError("slow down", 7.0)), store_with(7))
+
+
+async def test_waiting_for_our_turn_makes_no_slow_provider() -> None:
+    class Throttling(FakeProvider):
+        async def clock(self) -> MarketClock:
+            await asyncio.sleep(0.3)  # for the budget
+            return await super().clock()
+
+    commit = await fetch(Throttling(), store_with(7))
+    assert float(job_of(commit)["latency_s"]) < 0.3
 
 
 # --- the next turn
