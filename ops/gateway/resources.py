@@ -25,6 +25,7 @@ from ops.alerts.rule_file import RuleFile
 from ops.gateway.endpoints import endpoint_rows, openapi
 from ops.gateway.news import NO_HEALTH, read_news, read_timeline
 from ops.gateway.reset import history_keys, model_keys
+from ops.gateway.security import Handler
 from ops.gateway.tiles import TileName, read_tile
 from ops.status import read_status
 
@@ -36,7 +37,7 @@ GEX_SIDES = ("calls", "puts")
 
 
 class Resources:
-    """The handlers, by the names of the table of endpoints."""
+    """The handlers of the REST endpoints."""
 
     def __init__(
         self, settings: Settings, redis_url: str, broker: Broker, client: Any, keys: Keys, rules: RuleFile
@@ -48,6 +49,27 @@ class Resources:
         self._keys = keys
         self._rules = rules
         self._compiled = CompiledEpochs(keys, keep=4)
+
+    def handlers(self) -> dict[str, Handler]:
+        """By the names of the table of endpoints."""
+        return {
+            "symbols": self.symbols,
+            "status": self.status,
+            "health": self.health,
+            "epoch": self.epoch,
+            "timeline": self.timeline,
+            "models": self.models,
+            "model": self.model,
+            "history": self.history,
+            "tile": self.tile,
+            "chain": self.chain,
+            "alerts": self.alerts,
+            "rules": self.rules,
+            "schemas": self.schemas,
+            "schema": self.schema,
+            "openapi": self.openapi,
+            "index": self.index,
+        }
 
     # --- the pipeline
 

@@ -9,7 +9,7 @@ import os
 import secrets
 import signal
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -40,6 +40,7 @@ from ops.gateway.metrics import Counters, Healths, read_counters, read_healths, 
 from ops.gateway.news import watch
 from ops.gateway.resources import VERSION, Resources, told
 from ops.gateway.security import (
+    Handler,
     RateLimit,
     add_headers,
     check_exposure,
@@ -52,8 +53,6 @@ from ops.logs import configure_logs
 from ops.wiring import keys_of, partitions
 
 log = structlog.get_logger("gateway")
-
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 PAGE = Path(__file__).parent / "page"
 MAX_CLIENTS = 1000
@@ -176,14 +175,28 @@ class Gateway:
         app = web.Application(middlewares=[json_errors, *checks], client_max_size=4096)
         app[VERSION] = version("marketswarm")
         app.on_response_prepare.append(add_headers)
+        handlers = self.handlers()
         for one in ENDPOINTS:
-            handler = getattr(self, one.name, None) or getattr(self._resources, one.name)
             if one.method == "GET":
-                app.router.add_get(one.path, handler, allow_head=one.name not in ("events", "websocket"))
+                app.router.add_get(one.path, handlers[one.name], allow_head=one.name not in ("events", "websocket"))
             else:
-                app.router.add_post(one.path, handler)
+                app.router.add_post(one.path, handlers[one.name])
         app.router.add_static("/page", PAGE)
         return app
+
+    def handlers(self) -> dict[str, Handler]:
+        """Who answers at each endpoint of the table, by its name."""
+        return {
+            "events": self.events,
+            "websocket": self.websocket,
+            "healthz": self.healthz,
+            "readyz": self.readyz,
+            "metrics": self.metrics,
+            "page": self.page,
+            "login_page": self.login_page,
+            "login": self.login,
+            **self._resources.handlers(),
+        }
 
     async def close(self) -> None:
         """Close every connection to Redis."""
