@@ -22,7 +22,7 @@ from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from consumers.broker import Broker
-from consumers.clients import connect
+from consumers.clients import Commands
 from consumers.embedded import find_url
 from consumers.lease import every
 from contracts.errors import FatalError, TransientError
@@ -155,15 +155,13 @@ class Gateway:
         self._started_ts = time()
         symbols = settings.massive_symbols
         self._broker = Broker(redis_url, GROUP, self._name, "")
-        self._client: Any = connect(redis_url)
+        self._commands = Commands(redis_url)
         self._rules = RuleFile(settings.marketswarm_alerts)
         self.webhooks = Webhooks()
-        self._resources = Resources(settings, redis_url, self._broker, self._client, self._keys, self._rules)
-        self.followers = {
-            symbol: Follower(redis_url, self._client, self._broker, self._keys, symbol) for symbol in symbols
-        }
+        self._resources = Resources(settings, self._commands, self._broker, self._keys, self._rules)
+        self.followers = {symbol: Follower(self._commands, self._broker, self._keys, symbol) for symbol in symbols}
         self._alerts = {
-            follower: AlertStream(redis_url, self._client, self._keys.alert_stream(symbol))
+            follower: AlertStream(self._commands, self._keys.alert_stream(symbol))
             for symbol, follower in self.followers.items()
         }
 
@@ -201,7 +199,7 @@ class Gateway:
     async def close(self) -> None:
         """Close every connection to Redis."""
         await self._broker.close()
-        await self._client.aclose()
+        await self._commands.close()
 
     # --- beside the answers
 
