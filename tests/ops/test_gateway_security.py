@@ -18,6 +18,7 @@ from ops.gateway import server as server_module
 from ops.gateway.endpoints import ENDPOINTS
 from ops.gateway.security import HEADERS, RateLimit, check_exposure, is_loopback
 from ops.gateway.server import RunningGateway, serving
+from ops.programs import MockChoice, make_plan
 from tests.ops.pipeline import SYMBOL
 from tests.waiting import wait_until_async
 
@@ -55,6 +56,11 @@ async def test_beyond_this_machine_a_token_is_required(host: str, redis_url: str
     with pytest.raises(FatalError, match="set MARKETSWARM_TOKEN"):
         async with serving(settings_for(MARKETSWARM_HOST=host, MARKETSWARM_PORT="0"), redis_url):
             pass
+
+
+def test_a_pipeline_whose_gateway_would_refuse_is_not_started(settings_for: SettingsFor) -> None:
+    with pytest.raises(FatalError, match="set MARKETSWARM_TOKEN"):
+        make_plan(MockChoice(), settings_for(MARKETSWARM_HOST="0.0.0.0"), {})
 
 
 def test_a_token_that_is_easily_guessed_is_refused() -> None:
