@@ -54,6 +54,7 @@ from ops.wiring import keys_of, partitions
 
 log = structlog.get_logger("gateway")
 
+STREAMS = frozenset({"events", "websocket"})
 PAGE = Path(__file__).parent / "page"
 MAX_CLIENTS = 1000
 REQUESTS_PER_S, REQUESTS_BURST = 50.0, 200.0  # of one caller
@@ -175,11 +176,13 @@ class Gateway:
         app.on_response_prepare.append(add_headers)
         handlers = self.handlers()
         for one in ENDPOINTS:
-            if one.method == "GET":
-                app.router.add_get(one.path, handlers[one.name], allow_head=one.name not in ("events", "websocket"))
-            else:
-                app.router.add_post(one.path, handlers[one.name])
-        app.router.add_static("/page", PAGE)
+            methods = [one.method, "HEAD"] if one.method == "GET" and one.name not in STREAMS else [one.method]
+            for method in methods:
+                app.router.add_route(method, one.path, handlers[one.name], expect_handler=ignore_expectations)
+        app.router.add_static("/page", PAGE, expect_handler=ignore_expectations)
+        for path in {one.path for one in ENDPOINTS}:
+            app.router.add_route("*", path, refuse_method, expect_handler=ignore_expectations)
+        app.router.add_route("*", "/{nothing:.*}", find_nothing, expect_handler=ignore_expectations)
         return app
 
     def handlers(self) -> dict[str, Handler]:
@@ -301,6 +304,23 @@ class Gateway:
             counters = await read_counters(self._broker, self._keys, partitions(self._settings))
         page = render_metrics(list(self.followers.values()), counters, healths)
         return web.Response(body=page, headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+
+async def refuse_method(request: web.Request) -> web.StreamResponse:
+    """A method that the table has not for this path."""
+    path = request.match_info.route.resource
+    allowed = [one.method for one in ENDPOINTS if path is not None and one.path == path.canonical]
+    raise web.HTTPMethodNotAllowed(request.method, allowed)
+
+
+async def find_nothing(_: web.Request) -> web.StreamResponse:
+    """A path that the table has not."""
+    raise web.HTTPNotFound
+
+
+async def ignore_expectations(_: web.Request) -> None:
+    """`Expect` is answered before anybody asks for the token, and by aiohttp with a 500 if its bytes are no text; what
+    we take of a body is too small for it."""
 
 
 @web.middleware

@@ -80,6 +80,8 @@ async def test_without_the_token_everything_but_health_is_401(
     for path in ("/nothing", "/page/app.js", *PATHS):
         async with http.get(guarded.url + path) as response:
             assert response.status == (200 if path == "/healthz" else 401), path
+    async with http.get(guarded.url + "/api/symbols", headers={"Expect": "nothing"}) as response:
+        assert response.status == 401
     async with http.get(f"{guarded.url}/?token={TOKEN}") as response:
         assert response.status == 401  # an address is kept in logs
     for header in ("Bearer wrong", "Bearer", f"Basic {TOKEN}", TOKEN, "Bearer \u0663"):
@@ -245,6 +247,10 @@ RAW_REQUESTS = (
     b"GET /api/models/SPX/\xed\xa0\x80 HTTP/1.1\r\nHost: localhost\r\n\r\n",
     b"GET /events/SPX?models=\xed\xa0\x80 HTTP/1.1\r\nHost: localhost\r\n\r\n",
     b"GET /api/chain/SPX/%ff%fe HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    b"GET /api/symbols HTTP/1.1\r\nHost: localhost\r\nExpect: \xff\r\n\r\n",
+    b"GET /nothing HTTP/1.1\r\nHost: localhost\r\nExpect: \xff\r\n\r\n",
+    b"PUT /api/symbols HTTP/1.1\r\nHost: localhost\r\nExpect: \xff\r\n\r\n",
+    b"GET /page/app.js HTTP/1.1\r\nHost: localhost\r\nExpect: \xff\r\n\r\n",
     b"GET / HTTP/1.1\r\n\r\n",
     b"GET / HTTP/9.9\r\nHost: localhost\r\n\r\n",
     b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
