@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
@@ -95,6 +95,24 @@ def faults_named(redis_url: str) -> Iterator[None]:
         if str(error).startswith(_PASSING):
             raise TransientError(f"Redis: {error}") from error
         raise
+
+
+class Commands:
+    """A client for commands: their faults are named, and no cancellation interrupts one."""
+
+    def __init__(self, redis_url: str) -> None:
+        self.url = redis_url
+        # replies are checked where they are used; redis-py types every shape a reply might have under any option
+        self.client: Any = connect(redis_url)
+
+    async def ask(self, command: Awaitable[T]) -> T:
+        """The reply to a command (or a pipeline of them) of `client`."""
+        with faults_named(self.url):
+            return await uninterrupted(command)
+
+    async def close(self) -> None:
+        """Close every connection."""
+        await self.client.aclose()
 
 
 async def uninterrupted(command: Awaitable[T]) -> T:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-from consumers.clients import faults_named, uninterrupted
+from consumers.clients import Commands
 from contracts.compiled import CompiledEpoch, CompiledEpochs
 from contracts.geometry import Plane
 from contracts.keys import Keys, Layer
@@ -21,6 +21,7 @@ from contracts.ports import Reader
 from contracts.versions import Versions, complete_to
 
 EMPTY_STREAM = b"0-0"
+NO_MODELS: Mapping[str, str] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,16 +51,9 @@ class PublishedState:
     """Reads what is published of one symbol: the layers, and the JSON `models` (name -> key) of the same moment."""
 
     def __init__(
-        self,
-        redis_url: str,
-        client: Any,
-        reader: Reader,
-        keys: Keys,
-        symbol: str,
-        models: Mapping[str, str] = MappingProxyType({}),
+        self, commands: Commands, reader: Reader, keys: Keys, symbol: str, models: Mapping[str, str] = NO_MODELS
     ) -> None:
-        self._redis_url = redis_url
-        self._client = client
+        self._commands = commands
         self._reader = reader
         self._keys = keys
         self._symbol = symbol
@@ -75,8 +69,8 @@ class PublishedState:
         return await self._read(compiled) if compiled else None
 
     async def _read(self, compiled: CompiledEpoch) -> Published | None:
-        with faults_named(self._redis_url):
-            newest, state, versions, watermark, *blobs = await uninterrupted(self._transaction(compiled))
+        replies = await self._commands.ask(self._transaction(compiled))
+        newest, state, versions, watermark, *blobs = replies
         if state.get(b"epoch") != compiled.epoch.encode():
             return None  # promoted in between
         planes = compiled.geometry.planes
@@ -90,7 +84,7 @@ class PublishedState:
 
     async def _transaction(self, compiled: CompiledEpoch) -> list[Any]:
         keys, symbol, epoch = self._keys, self._symbol, compiled.epoch
-        async with self._client.pipeline(transaction=True) as pipeline:
+        async with self._commands.client.pipeline(transaction=True) as pipeline:
             pipeline.xrevrange(keys.model_stream(symbol), "+", "-", count=1)
             pipeline.hgetall(keys.model_state(symbol))
             pipeline.hgetall(keys.versions(epoch))

@@ -38,7 +38,7 @@ from typing import Any, Self, TypeVar
 import orjson
 
 from consumers.broker import Broker
-from consumers.clients import BLOCK_MS, connect, connect_reader, faults_named
+from consumers.clients import BLOCK_MS, Commands, connect_reader, faults_named
 from consumers.published import EMPTY_STREAM, PublishedState
 from consumers.runner import Backoff
 from consumers.surface import MODELS, Event, GapError, Surface, Update, fold, joined
@@ -159,17 +159,17 @@ class SurfaceReader:
         self._keys = keys or Keys()
         after = Position(since.entry_id, since.generation, since.seq) if since else None
         self._events = EventReader(redis_url, symbol, keys=self._keys, after=after)
-        self._client: Any = connect(redis_url)
+        self._commands = Commands(redis_url)
         self._broker = Broker(redis_url, "reader", f"reader-{secrets.token_hex(4)}", "")
         models = {name: self._keys.model(name, symbol) for name in MODELS}
-        self._published = PublishedState(redis_url, self._client, self._broker, self._keys, symbol, models)
+        self._published = PublishedState(self._commands, self._broker, self._keys, symbol, models)
 
     async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:
         await self._events.__aexit__()
-        await self._client.aclose()
+        await self._commands.close()
         await self._broker.close()
 
     def __aiter__(self) -> Self:

@@ -19,6 +19,7 @@ from contracts.settings import Settings
 from contracts.topology import StageName
 from ops.chain_file import read_chain_file
 from ops.gateway.acl import USER, acl_rules, url_of
+from ops.gateway.security import check_exposure
 from ops.joining import MOCK_KEY
 from ops.provider_key import load_settings_with_key
 from ops.supervision import Program
@@ -78,7 +79,11 @@ class Plan:
 def make_plan(
     choice: MockChoice, settings: Settings, environment: Mapping[str, str], mock_port: int = MOCK_PORT
 ) -> Plan:
-    """Which programs run, with which environment; `mock_port` is for the mock provider if there is one."""
+    """Which programs run, with which environment; `mock_port` is for the mock provider if there is one.
+
+    FatalError where the gateway would refuse to listen: nothing is started then.
+    """
+    check_exposure(settings.marketswarm_host, settings.marketswarm_token)
     data = settings.marketswarm_data.resolve()
     shared = {name: value for name, value in environment.items() if value.strip()}
     shared["MARKETSWARM_DATA"] = str(data)

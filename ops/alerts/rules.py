@@ -10,11 +10,13 @@ from __future__ import annotations
 import re
 import tomllib
 from typing import Annotated, Any, Literal, TypeAlias
+from urllib.parse import urlsplit
 
 import msgspec
 
 from contracts.errors import DataError
 from contracts.plan import SIDES, SINGLE, STRATEGIES
+from ops.gateway.tiles import MOST_POINTS
 
 MOST_RULES = 200
 FRONT = "front"  # the plane that settles next
@@ -51,9 +53,9 @@ class TileBelow(Rule, tag="tile_below", frozen=True, forbid_unknown_fields=True,
 
     strategy: Literal["butterfly", "vertical", "single"]
     side: Literal["call", "put"]
-    strike: Positive
+    strike: Annotated[float, msgspec.Meta(gt=0, le=MOST_POINTS)]
     debit: Annotated[float, msgspec.Meta(ge=-1e6, le=1e6)]
-    width: Annotated[float, msgspec.Meta(ge=0, le=1e6)] = 0.0
+    width: Annotated[float, msgspec.Meta(ge=0, le=MOST_POINTS)] = 0.0
     plane: Annotated[str, msgspec.Meta(pattern=_PLANE)] = FRONT
 
 
@@ -88,9 +90,10 @@ def parse_rules(text: str) -> tuple[AnyRule, ...]:
     """The rules of a file; `DataError` says which rule is wrong and why."""
     try:
         read = tomllib.loads(text)
-        rules = msgspec.convert(read, _File).rule
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # also numbers too long, brackets too deep
         raise DataError(f"not TOML: {error}") from None
+    try:
+        rules = msgspec.convert(read, _File).rule
     except msgspec.ValidationError as error:
         raise DataError(_explained(str(error), read)) from None
     names = [rule.name for rule in rules]
@@ -100,7 +103,17 @@ def parse_rules(text: str) -> tuple[AnyRule, ...]:
     for rule in rules:
         if isinstance(rule, TileBelow) and (rule.strategy == SINGLE) != (rule.width == 0):
             raise DataError(f"rule {rule.name!r}: width: a single has none, a butterfly and a vertical have one")
+        if rule.webhook is not None and not _is_address(rule.webhook):
+            raise DataError(f"rule {rule.name!r}: webhook: no address (which may be a secret, so it is not shown)")
     return tuple(rules)
+
+
+def _is_address(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return bool(parts.hostname) and parts.port != 0
+    except ValueError:  # brackets that are no IPv6 address, a port that is no number
+        return False
 
 
 def _explained(problem: str, read: dict[str, Any]) -> str:

@@ -3,7 +3,8 @@
     python -m ops.bench.listeners http://127.0.0.1:8080 SPX --clients 500 --slow 10 --seconds 60
 
 An event's id holds the server's time of its entry, so on one machine the delay of every event at every client is
-known. Slow clients read a little, then nothing for a second; their delays are not counted.
+known. Slow clients take one piece a second of a few kilobytes; their delays are not counted. This process looks for ids
+and nothing else, and tells how late it was itself: what it measures is at most that much too long.
 """
 
 from __future__ import annotations
@@ -11,110 +12,163 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
+import socket
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from time import time
+from typing import Any
 from urllib.parse import urlsplit
 
 _ID = b"\nid: "
+_LONGEST_ID = 64  # bytes: an id may come in two parts
 _PAGE_BYTES = 4096
 _SETTLE_S = 5.0
 _AT_ONCE, _PER_S = 150, 40  # how clients come: within what the gateway allows one caller
+_PROBE_S = 0.01
+_WINDOW, _SLOW_WINDOW = 2**20, 2**12  # bytes that a connection holds unread
 
 
-async def listen(url: str, symbol: str, delays_ms: array[float], from_ts: float, until_ts: float) -> int:
-    """One client that keeps up; notes every event's delay between two moments, and returns how many bytes it got."""
-    reader, writer = await _connect(url, symbol)
-    got, rest = 0, b"\n"
-    try:
-        async with asyncio.timeout(max(0.0, until_ts - time())):
-            await _first_event(reader)
-            while data := await reader.read(65_536):
-                now_ms = time() * 1000
-                got += len(data)
-                text = rest + data
-                cut = text.rfind(b"\n")
-                if now_ms > from_ts * 1000:
-                    delays_ms.extend(now_ms - ms for ms in _entry_times_ms(text, cut))
-                rest = text[cut:]
-    except TimeoutError:
-        pass
-    finally:
-        writer.close()
-    return got
+class Listener(asyncio.Protocol):
+    """One client that keeps up; notes the delay of every event that comes while it is `counted`."""
+
+    def __init__(self, request: bytes, delays_ms: array[float]) -> None:
+        self.counted = False
+        self.got_bytes = 0
+        self.is_closed = False
+        self._request = request
+        self._delays_ms = delays_ms
+        self._tail = b""
+        self.transport: Any = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Ask."""
+        self.transport = transport
+        self.transport.write(self._request)
+
+    def data_received(self, data: bytes) -> None:
+        """Look for ids."""
+        now_ms = time() * 1000
+        self.got_bytes += len(data)
+        if self.counted:
+            self._delays_ms.extend(now_ms - ms for ms in entry_times_ms(self._tail, data))
+        self._tail = data[-_LONGEST_ID:]
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """The gateway ended it, or we did."""
+        self.is_closed = True
 
 
-def _entry_times_ms(text: bytes, end: int) -> Iterator[int]:
-    """When each event up to `end` was published: the first part of its id."""
-    at = text.find(_ID, 0, end)
+def entry_times_ms(tail: bytes, data: bytes) -> Iterator[int]:
+    """When each event was published whose id ends in `data`: the first part of its id."""
+    text = tail + data
+    at = text.find(_ID)
     while at >= 0:
-        yield int(text[at + len(_ID) : text.index(b"-", at)])
-        at = text.find(_ID, at + 1, end)
+        end = text.find(b"-", at)
+        if end >= len(tail):
+            yield int(text[at + len(_ID) : end])
+        at = text.find(_ID, at + 1)
 
 
-async def dawdle(url: str, symbol: str, until_ts: float) -> None:
-    """One client that takes a few bytes a second."""
-    _, writer = await _connect(url, symbol)
-    transport = writer.transport
-    transport.pause_reading()  # type: ignore[attr-defined]
-    while time() < until_ts:
-        transport.resume_reading()  # type: ignore[attr-defined]
-        await asyncio.sleep(0.01)
-        transport.pause_reading()  # type: ignore[attr-defined]
-        await asyncio.sleep(1.0)
-    writer.close()
+class Dawdler(Listener):
+    """One client that takes a few kilobytes a second."""
 
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Ask."""
+        super().connection_made(transport)
+        self._pause()
 
-async def _connect(url: str, symbol: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    parts = urlsplit(url)
-    reader, writer = await asyncio.open_connection(parts.hostname, parts.port, limit=2**22)
-    writer.write(f"GET /events/{symbol} HTTP/1.1\r\nHost: {parts.netloc}\r\n\r\n".encode())
-    await writer.drain()
-    return reader, writer
+    def data_received(self, data: bytes) -> None:
+        """Take one piece, and then nothing for a second."""
+        self._pause()
 
+    def _pause(self) -> None:
+        self.transport.pause_reading()
+        asyncio.get_running_loop().call_later(1.0, self._resume)
 
-async def _first_event(reader: asyncio.StreamReader) -> None:
-    """Pass over the reset and the models a client is greeted with: they are as old as they are."""
-    await reader.readuntil(b"event: reset\n")
-    await reader.readuntil(b"\n\n")
+    def _resume(self) -> None:
+        if not self.is_closed:
+            self.transport.resume_reading()
 
 
 async def measure(url: str, symbol: str, clients: int, slow: int, seconds: float, pid: int | None) -> dict[str, object]:
     """The figures of one run."""
-    # counted is what comes while all are there: the time to let them in is told apart
-    from_ts = time() + max(0, clients - _AT_ONCE) / _PER_S + _SETTLE_S
-    until_ts = from_ts + seconds
-    begun_ts = time()
     delays_ms: array[float] = array("d")
+    late_ms: array[float] = array("d")
     before = resident_bytes(pid)
-    async with asyncio.TaskGroup() as tasks:
-        for _ in range(slow):
-            tasks.create_task(dawdle(url, symbol, until_ts))
-        listening = []
-        for number in range(clients - slow):
-            listening.append(tasks.create_task(listen(url, symbol, delays_ms, from_ts, until_ts)))
-            if number + slow >= _AT_ONCE:
-                await asyncio.sleep(1 / _PER_S)
-        await asyncio.sleep(max(0.0, until_ts - time() - 1.0))
-        after = resident_bytes(pid)
-    ordered = sorted(delays_ms)
+    listeners = await _connected(url, symbol, clients, slow, delays_ms)
+    await asyncio.sleep(_SETTLE_S)
+    keeping_up = listeners[slow:]
+    for one in keeping_up:
+        one.counted = True
+    got, spent = sum(one.got_bytes for one in keeping_up), (cpu_s(pid), cpu_s(os.getpid()))
+    await _probe(late_ms, seconds)
+    got_s = (sum(one.got_bytes for one in keeping_up) - got) / seconds
+    after, used = resident_bytes(pid), (cpu_s(pid), cpu_s(os.getpid()))
+    closed = sum(one.is_closed for one in listeners)
+    for one in listeners:
+        one.transport.abort()
     return {
         "clients": clients,
         "slow": slow,
-        "events": len(ordered),
-        "events_per_client_s": round(len(ordered) / max(1, clients - slow) / seconds, 1),
-        "bytes_per_client_s": round(
-            sum(task.result() for task in listening) / max(1, clients - slow) / (until_ts - begun_ts)
-        ),
-        "delay_ms": {name: round(ordered[int(share * (len(ordered) - 1))], 1) for name, share in _SHARES.items()}
-        if ordered
-        else None,
+        "closed": closed,
+        "events": len(delays_ms),
+        "events_per_client_s": round(len(delays_ms) / max(1, clients - slow) / seconds, 1),
+        "bytes_per_client_s": round(got_s / max(1, clients - slow)),
+        "delay_ms": _quantiles(delays_ms),
+        "own_delay_ms": _quantiles(late_ms),
+        "cpu_share": {
+            name: round((end - begin) / seconds, 2)
+            for name, begin, end in zip(("gateway", "own"), spent, used, strict=True)
+        },
         "gateway_mb": None if pid is None else {"before": before >> 20, "during": after >> 20},
     }
 
 
+async def _connected(url: str, symbol: str, clients: int, slow: int, delays_ms: array[float]) -> list[Listener]:
+    """All clients, the slow ones first."""
+    parts = urlsplit(url)
+    request = f"GET /events/{symbol} HTTP/1.1\r\nHost: {parts.netloc}\r\n\r\n".encode()
+    loop = asyncio.get_running_loop()
+    listeners: list[Listener] = []
+    for number in range(clients):
+        kind, window = (Dawdler, _SLOW_WINDOW) if number < slow else (Listener, _WINDOW)
+        sock = _socket(parts.hostname, parts.port, window)
+        _, listener = await loop.create_connection(partial(kind, request, delays_ms), sock=sock)
+        listeners.append(listener)
+        if number >= _AT_ONCE:
+            await asyncio.sleep(1 / _PER_S)
+    return listeners
+
+
+def _socket(host: str | None, port: int | None, window: int) -> socket.socket:
+    """A connection that holds so much (bytes) of what was not read yet."""
+    found = socket.socket()
+    found.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, window)
+    found.connect((host, port))
+    found.setblocking(False)
+    return found
+
+
+async def _probe(late_ms: array[float], seconds: float) -> None:
+    """How late this process is when it has something to do."""
+    until = time() + seconds
+    while time() < until:
+        due = time() + _PROBE_S
+        await asyncio.sleep(_PROBE_S)
+        late_ms.append((time() - due) * 1000)
+
+
 _SHARES = {"p50": 0.5, "p99": 0.99, "p99.9": 0.999, "max": 1.0}
+
+
+def _quantiles(values: Sequence[float]) -> dict[str, float] | None:
+    ordered = sorted(values)
+    if not ordered:
+        return None
+    return {name: round(ordered[int(share * (len(ordered) - 1))], 1) for name, share in _SHARES.items()}
 
 
 def resident_bytes(pid: int | None) -> int:
@@ -122,6 +176,14 @@ def resident_bytes(pid: int | None) -> int:
     if pid is None:
         return 0
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * _PAGE_BYTES
+
+
+def cpu_s(pid: int | None) -> float:
+    """Processor time that a process has used, in seconds."""
+    if pid is None:
+        return 0.0
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def main() -> None:
@@ -132,7 +194,7 @@ def main() -> None:
     parser.add_argument("--clients", type=int, default=500)
     parser.add_argument("--slow", type=int, default=10)
     parser.add_argument("--seconds", type=float, default=60.0)
-    parser.add_argument("--pid", type=int, help="of the gateway: its memory is measured too")
+    parser.add_argument("--pid", type=int, help="of the gateway: its memory and processor time are measured too")
     given = parser.parse_args()
     found = asyncio.run(measure(given.url, given.symbol, given.clients, given.slow, given.seconds, given.pid))
     print(json.dumps(found))

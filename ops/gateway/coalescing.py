@@ -1,7 +1,8 @@
 """What waits for a slow client, made small: the newest value per cell, the newest of each model. Pure.
 
 The events made from entries of the stream continue it as a whole: each carries `since_seq`, the seq that they continue,
-and only the last one moves on to the seq (and the id) of the newest entry. Alerts are told one by one.
+and only the last one moves on to the seq (and the id) of the newest entry. Of what the gateway tells by itself alerts
+are told one by one.
 """
 
 from __future__ import annotations
@@ -19,10 +20,8 @@ Json = dict[str, Any]
 _BOARD = frozenset({"reset", "diff", "tick"})  # a reset has all that these said before it
 
 
-def coalesced(events: Sequence[Event]) -> list[Event]:
-    """Fewer events with the same effect."""
-    entries = [event for event in events if event.id is not None]
-    own = [event for event in events if event.id is None]
+def coalesced(entries: Sequence[Event]) -> list[Event]:
+    """Fewer events with the same effect as these entries."""
     resets = [at for at, event in enumerate(entries) if event.kind == "reset"]
     start = resets[-1] if resets else 0
     before = [event for event in entries[:start] if event.kind not in _BOARD]
@@ -31,8 +30,13 @@ def coalesced(events: Sequence[Event]) -> list[Event]:
         *_aside(before, entries[0].seq - 1 if entries else 0),
         *entries[start : start + len(resets[-1:])],
         *_continued(rest),
-        *_told(own),
     ]
+
+
+def newest_told(events: Sequence[Event]) -> list[Event]:
+    """Of what the gateway tells by itself the newest of each kind, and every alert."""
+    newest = {event.kind: event for event in events if event.kind != "alert"}
+    return [*newest.values(), *(event for event in events if event.kind == "alert")]
 
 
 def _aside(models: Sequence[Event], since: int) -> list[Event]:
@@ -79,9 +83,3 @@ def _merged(diffs: Sequence[Json]) -> Json:
     gaps = [cell - before for cell, before in zip(cells, [0, *cells], strict=False)]
     columns = {name: [values[cell][at] for cell in cells] for at, name in enumerate(TILE_FIELDS)}
     return {**diffs[-1], "from": diffs[0]["from"], "cells": gaps, **columns}
-
-
-def _told(events: Sequence[Event]) -> list[Event]:
-    """Of what the gateway tells by itself the newest of each kind, and every alert."""
-    newest = {event.kind: event for event in events if event.kind != "alert"}
-    return [*newest.values(), *(event for event in events if event.kind == "alert")]

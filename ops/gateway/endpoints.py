@@ -122,6 +122,16 @@ ENDPOINTS: tuple[Endpoint, ...] = (
 )
 
 
+FAILURES = {
+    "400": "what was asked makes no sense",
+    "401": "a token is needed",
+    "403": "a page of another site may not ask",
+    "404": "there is no such thing (yet)",
+    "429": "asked too often",
+    "503": "Redis is away, or too many clients are connected",
+}
+
+
 def openapi(version: str) -> Json:
     """The OpenAPI 3.1 document."""
     paths: dict[str, Json] = {}
@@ -141,13 +151,12 @@ def openapi(version: str) -> Json:
 
 
 def _operation(endpoint: Endpoint) -> Json:
-    failures = {"400": "what was asked makes no sense", "404": "there is no such thing", "503": "Redis is away"}
     answer = {"description": endpoint.answers, "content": {endpoint.media: {}}}
     return {
         "operationId": endpoint.name,
         "summary": endpoint.answers,
         "parameters": list(_parameters(endpoint)),
-        "responses": {"200": answer, **{code: {"description": why} for code, why in failures.items()}},
+        "responses": {"200": answer, **{code: {"description": why} for code, why in FAILURES.items()}},
     }
 
 

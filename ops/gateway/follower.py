@@ -1,27 +1,27 @@
-"""One reader per symbol follows its published stream; every client of the symbol is fed from it.
+"""One reader per symbol follows its published stream; every client of the symbol is fed from what it read lately.
 
-A client is either *behind* (it just came, was too slow, or the stream broke off) or follows. To catch up it gets the
-entries after its `Last-Event-ID` when that is still possible, else a reset; what the reader hands out meanwhile waits
-in the client's buffer, so nothing is missed and nothing comes twice.
+A client is a place among those events (`ops/gateway/recent.py`), so a slow one costs no memory. It begins right after
+its `Last-Event-ID` when that is still possible, else with a reset and right after the entry that the reset stands at;
+a client whose place is gone begins anew. Nothing is missed and nothing comes twice.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from typing import Any
 
 import orjson
 import structlog
 
-from consumers.clients import BLOCK_MS, connect_reader, faults_named
+from consumers.clients import BLOCK_MS, Commands, connect_reader, faults_named
 from consumers.runner import Backoff
 from contracts.errors import TransientError
 from contracts.keys import Keys
 from contracts.ports import Reader
-from ops.gateway.coalescing import coalesced
+from ops.gateway.coalescing import coalesced, newest_told
 from ops.gateway.event import Event, View
+from ops.gateway.recent import Recent
 from ops.gateway.reset import Resets
 from ops.gateway.stream import FIRST, StreamId, entry_body, entry_kind, format_id, stream_id
 
@@ -30,103 +30,42 @@ log = structlog.get_logger("gateway")
 HEARTBEAT_S = 15.0
 RETRY_S = 0.25
 READ_COUNT = 500
-REPLAY_LIMIT = 5000  # a client that missed more gets a reset, which is smaller
-BUFFER_BYTES = 16 * 2**20  # per client; the events themselves are shared by all
+RECALLED = 1000  # entries that a gateway begins with: clients of the one before it go on among them
+KEPT_BYTES = 16 * 2**20  # of a symbol, for all clients: who is further behind gets a reset, which is smaller
+KEPT_OWN_BYTES = 2**20  # of what the gateway tells by itself
 COALESCE_FROM = 50  # events that wait: a client this slow gets the newest of each cell instead
-ALERTS_KEPT = 100  # for a client that is behind
-
-
-class Client:
-    """What waits to be sent to one client."""
-
-    def __init__(self) -> None:
-        self.is_behind = True
-        self._after = FIRST  # entries up to this one it has already
-        self._events: deque[Event] = deque()
-        self._bytes = 0
-        self._news = asyncio.Event()
-
-    def push(self, event: Event) -> None:
-        """Add an event; a client whose buffer is full falls behind instead. Nobody is shown an alert again, so even
-        a client that is behind keeps it."""
-        if self.is_behind and event.kind != "alert":
-            return
-        if self._events and self._bytes + len(event.body) > BUFFER_BYTES:
-            self.fall_behind()
-            return
-        self._events.append(event)
-        self._bytes += len(event.body)
-        self._news.set()
-
-    def fall_behind(self) -> None:
-        """Drop what waits: the client needs a new start."""
-        self._keep_alerts()
-        self.is_behind = True
-        self._news.set()
-
-    def start_over(self) -> None:
-        """From now on events are kept."""
-        self._keep_alerts()
-        self._after = FIRST
-        self.is_behind = False
-
-    def skip_to(self, entry: StreamId) -> None:
-        """The client has everything up to this entry by other means."""
-        self._after = entry
-
-    async def take(self, timeout_s: float) -> list[Event]:
-        """What waits, after waiting for it; empty after the timeout or when the client fell behind."""
-        try:
-            async with asyncio.timeout(timeout_s):
-                await self._news.wait()
-        except TimeoutError:
-            return []
-        self._news.clear()
-        if self.is_behind:
-            return []
-        events = [event for event in self._events if event.id is None or event.id > self._after]
-        self._events.clear()
-        self._bytes = 0
-        return coalesced(events) if len(events) >= COALESCE_FROM else events
-
-    def _keep_alerts(self) -> None:
-        alerts = [event for event in self._events if event.kind == "alert"][-ALERTS_KEPT:]
-        self._events = deque(alerts)
-        self._bytes = sum(len(event.body) for event in alerts)
-        if not alerts:
-            self._news.clear()
+RESET_LAG = 25  # so many events may follow a reset before another one is made
 
 
 class Follower:
     """The published stream of one symbol and its clients."""
 
-    def __init__(self, redis_url: str, client: Any, reader: Reader, keys: Keys, symbol: str) -> None:
+    def __init__(self, commands: Commands, reader: Reader, keys: Keys, symbol: str) -> None:
         self.symbol = symbol
         self.is_connected = False
+        self.client_count = 0
         self.events = 0
         self.resets = 0
-        self._redis_url = redis_url
-        self._client = client
+        self._commands = commands
         self._stream = keys.model_stream(symbol)
         self._state = keys.model_state(symbol)
-        self._source = Resets(redis_url, client, reader, keys, symbol)
-        self._clients: set[Client] = set()
-        self._position: StreamId | None = None  # of the last entry handed out; None before the first contact
+        self._source = Resets(commands, reader, keys, symbol)
+        self._position: StreamId | None = None  # of the last entry read; None before the first contact
         self._order: tuple[bytes, int] | None = None  # its generation and seq
+        self._opened = FIRST  # the entry that opened the epoch
+        self._entries = Recent(KEPT_BYTES)
+        self._own = Recent(KEPT_OWN_BYTES)
         self._told: dict[str, Event] = {}  # kind -> newest event of the gateway's own
+        self._news = asyncio.Event()  # is set, and replaced, whenever there is something to send
+        self._merged: tuple[object, Sequence[Event]] = (None, ())  # span of what was coalesced last, and the result
         self._writing = asyncio.Lock()  # a reset is written down
-
-    @property
-    def client_count(self) -> int:
-        """How many clients are connected."""
-        return len(self._clients)
 
     # --- the one reader
 
     async def run(self, stop: asyncio.Event) -> None:
         """Follow until stopped; while the server is away clients wait."""
         backoff = Backoff()
-        reader: Any = connect_reader(self._redis_url)
+        reader: Any = connect_reader(self._commands.url)
         try:
             while not stop.is_set():
                 try:
@@ -142,36 +81,56 @@ class Follower:
             await reader.aclose()
 
     async def _read(self, reader: Any) -> None:
-        with faults_named(self._redis_url):
-            if self._position is None:
+        with faults_named(self._commands.url):
+            position = await self._recall(reader) if self._position is None else self._position
+            reply = await reader.xread({self._stream: format_id(position)}, count=READ_COUNT, block=BLOCK_MS)
+            if not reply and position > FIRST:
                 newest = await reader.xrevrange(self._stream, "+", "-", count=1)
-                self._position = stream_id(newest[0][0]) if newest else FIRST
-            position = format_id(self._position)
-            reply = await reader.xread({self._stream: position}, count=READ_COUNT, block=BLOCK_MS)
-        for entry, fields in reply[0][1] if reply else ():
-            self._hand_out(stream_id(entry), fields)
+                if not newest or stream_id(newest[0][0]) < position:
+                    self._position = None  # this is another history, and what comes may come before our place in it
+        if reply:
+            for entry, fields in reply[0][1]:
+                self._keep(stream_id(entry), fields)
+            self._wake()
 
-    def _hand_out(self, entry: StreamId, fields: dict[bytes, bytes]) -> None:
+    async def _recall(self, reader: Any) -> StreamId:
+        """Begin with what was published lately."""
+        newest = await reader.xrevrange(self._stream, "+", "-", count=RECALLED)
+        entries = [(stream_id(entry), fields) for entry, fields in reversed(newest)]
+        self._position = entries[0][0] if len(entries) == RECALLED else FIRST
+        self._opened = FIRST
+        self._source.forget()
+        self._entries.begin(self._position)
+        for entry, fields in entries:
+            self._keep(entry, fields)
+        self.events = 0
+        self._wake()
+        return self._position
+
+    def _keep(self, entry: StreamId, fields: Mapping[bytes, bytes]) -> None:
         event = event_of(entry, fields)
-        self._position = entry
-        if event is None:
-            return
-        order = (fields[b"generation"], event.seq)
-        continues = self._order is None or order == (self._order[0], self._order[1] + 1)
-        self._order = order
-        self.events += 1
-        for client in self._clients:
-            if continues:
-                client.push(event)
+        assert self._position is not None
+        if event is not None and entry > self._position:
+            order = (fields[b"generation"], event.seq)
+            if self._order is None or order == (self._order[0], self._order[1] + 1):
+                self._entries.append(event)
             else:
-                client.fall_behind()  # entries are gone: trimmed while we were away, or another history
+                self._entries.begin(entry)  # entries are gone: trimmed while we were away, or another history
+            self._order = order
+            self._opened = entry if event.kind == "reset" else self._opened
+            self.events += 1
+        self._position = entry
 
     def tell(self, event: Event) -> None:
         """Hand out an event of the gateway's own; clients that come later are greeted with the newest of its kind."""
         if event.kind != "alert":  # nobody is alerted to what is over
             self._told[event.kind] = event
-        for client in self._clients:
-            client.push(event)
+        self._own.append(event)
+        self._wake()
+
+    def _wake(self) -> None:
+        self._news.set()
+        self._news = asyncio.Event()
 
     # --- clients
 
@@ -188,66 +147,93 @@ class Follower:
 
     async def stream(self, last_event_id: StreamId | None) -> AsyncGenerator[list[Event], None]:
         """Everything one client is sent, for as long as it listens; an empty list is a sign of life."""
-        client = Client()
-        self._clients.add(client)
+        place: int | None = None
         resume = last_event_id
+        greeting, told = list(self._told.values()), self._own.end
         quiet_s = 0.0
+        self.client_count += 1
         try:
             while True:
-                if client.is_behind:
-                    caught_up = await self._catch_up(client, resume)
-                    if caught_up is not None:
-                        resume, quiet_s = None, 0.0
-                        yield [*caught_up, *self._told.values()]
-                        continue
-                    await asyncio.sleep(RETRY_S)  # nothing is published yet, or the server is away
-                    quiet_s += RETRY_S
-                else:
-                    waiting = await client.take(HEARTBEAT_S)
-                    quiet_s = 0.0 if waiting else quiet_s + HEARTBEAT_S
-                    if waiting:
-                        yield waiting
+                events: list[Event] = []
+                if place is None or not self._entries.has(place):
+                    place = None
+                    start = await self._start(resume)
+                    if start is not None:
+                        place, events = start
+                        resume = None
+                if place is not None:
+                    events += [*self._few(self._entries.since(place)), *greeting, *newest_told(self._own.since(told))]
+                    place, told, greeting = self._entries.end, self._own.end, []
+                if events:
+                    quiet_s = 0.0
+                    yield events
+                    continue
+                wait_s = RETRY_S if place is None else HEARTBEAT_S
+                quiet_s += 0.0 if await self._heard(wait_s) else wait_s
                 if quiet_s >= HEARTBEAT_S:
                     quiet_s = 0.0
                     yield []
         finally:
-            self._clients.discard(client)
+            self.client_count -= 1
 
-    async def _catch_up(self, client: Client, resume: StreamId | None) -> list[Event] | None:
-        """What brings a client up to some entry, from where its buffer goes on; None if that is not possible now."""
-        if self._position is None:
-            return None
-        client.start_over()
-        position = self._position
+    async def _heard(self, timeout_s: float) -> bool:
+        """Whether there is something new within so many seconds."""
         try:
-            missed = await self._missed(resume) if resume is not None else None
-            if missed is not None:
-                client.skip_to(missed[0])
-                return missed[1]
-            reset = await self._source.at_or_after(position)
+            async with asyncio.timeout(timeout_s):
+                return await self._news.wait()
+        except TimeoutError:
+            return False
+
+    def _few(self, events: Sequence[Event]) -> Sequence[Event]:
+        """Where many events wait, fewer with the same effect, made once for all clients for whom the same wait."""
+        if len(events) < COALESCE_FROM:
+            return events
+        span = (events[0].id, events[-1].id)
+        if self._merged[0] != span:
+            self._merged = (span, coalesced(events))
+        return self._merged[1]
+
+    async def _start(self, resume: StreamId | None) -> tuple[int, list[Event]] | None:
+        """The place where a client begins, and what brings it there: every event after `resume`, where that is still
+        possible, else a reset. None: not now."""
+        try:
+            place = await self._place_of(resume) if resume is not None else None
+            if place is not None:
+                return self._entries.end, list(self._entries.since(place))
+            reset = await self._source.at_or_after(max(self._opened, self._entries.back(RESET_LAG)))
         except TransientError:
-            reset = None
-        if reset is None:
-            client.fall_behind()
+            return None
+        if reset is None or not await self._has_read(lambda: self._position is not None and self._position >= reset.id):
+            return None
+        place = self._entries.place_after(reset.id)
+        if place is None:
             return None
         self.resets += 1
-        client.skip_to(reset.id)
-        return [reset.event, *reset.models]
+        return place, [reset.event, *reset.models]
 
-    async def _missed(self, resume: StreamId) -> tuple[StreamId, list[Event]] | None:
-        """The entries after `resume`; None unless it is still there, of this epoch and generation, and not long ago."""
-        own = format_id(resume)
-        with faults_named(self._redis_url):
-            async with self._client.pipeline(transaction=True) as pipeline:
-                pipeline.xrange(self._stream, own, own)
-                pipeline.xrange(self._stream, f"({own}", "+", count=REPLAY_LIMIT + 1)
-                pipeline.hmget(self._state, "epoch", "generation")
-                known, entries, (epoch, generation) = await pipeline.execute()
-        if not known or len(entries) > REPLAY_LIMIT or not _belongs(known[0][1], epoch, generation):
+    async def _place_of(self, resume: StreamId) -> int | None:
+        """The place of a client that had everything up to an entry, once all that it missed is read; None unless the
+        entry is still there, of this epoch and generation, and what follows it is kept."""
+        known, (epoch, generation, seq) = await self._commands.ask(self._known(format_id(resume)))
+        if not known or not _belongs(known[0][1], epoch, generation):
             return None
-        events = [event_of(stream_id(entry), fields) for entry, fields in entries]
-        last = stream_id(entries[-1][0]) if entries else resume
-        return last, [event for event in events if event is not None]
+        newest = (generation, int(seq or 0))
+        if not await self._has_read(lambda: self._order is not None and self._order >= newest):
+            return None
+        return self._entries.place_after(resume)
+
+    async def _known(self, entry: str) -> Any:
+        async with self._commands.client.pipeline(transaction=True) as pipeline:
+            pipeline.xrange(self._stream, entry, entry)
+            pipeline.hmget(self._state, "epoch", "generation", "seq")
+            return await pipeline.execute()
+
+    async def _has_read(self, enough: Callable[[], bool]) -> bool:
+        """Whether the reader has come so far; waits while it goes on."""
+        while not enough():
+            if not await self._heard(RETRY_S):
+                return False
+        return True
 
 
 def event_of(entry: StreamId, fields: Mapping[bytes, bytes]) -> Event | None:
@@ -256,7 +242,7 @@ def event_of(entry: StreamId, fields: Mapping[bytes, bytes]) -> Event | None:
     return Event(entry, kind, body, int(fields[b"seq"])) if kind and body is not None else None
 
 
-def _belongs(fields: dict[bytes, bytes], epoch: bytes | None, generation: bytes | None) -> bool:
+def _belongs(fields: Mapping[bytes, bytes], epoch: bytes | None, generation: bytes | None) -> bool:
     try:
         named = orjson.loads(fields[b"data"])["epoch"]
     except (KeyError, TypeError, ValueError):

@@ -16,6 +16,7 @@ from ops.gateway.stream import StreamId, parse_id
 log = structlog.get_logger("gateway")
 
 WRITE_S = 30.0  # a client that takes nothing for so long is let go
+PIECE_BYTES = 2**16  # as much as waits in a connection's buffer
 RETRY = b"retry: 1000\n\n"
 HEARTBEAT = b": heartbeat\n\n"
 HEADERS = {"Content-Type": "text/event-stream", "Cache-Control": "no-store", "X-Accel-Buffering": "no"}
@@ -37,11 +38,19 @@ async def serve_events(request: web.Request, follower: Follower) -> web.StreamRe
             async for events in batches:
                 chunks = [chunk for event in events if (chunk := await follower.render(event, view)) is not None]
                 if chunks or not events:
-                    async with asyncio.timeout(WRITE_S):
-                        await response.write(b"".join(chunks) or heartbeat)
+                    await _write(response, b"".join(chunks) or heartbeat)
     except _GONE as error:
         _let_go(request, follower, error)
     return response
+
+
+async def _write(response: web.StreamResponse, chunk: bytes) -> None:
+    """Write piece by piece: what a client does not take stays in our hands, and one that takes slowly is not cut."""
+    rest = memoryview(chunk)
+    while rest:
+        async with asyncio.timeout(WRITE_S):
+            await response.write(rest[:PIECE_BYTES])
+        rest = rest[PIECE_BYTES:]
 
 
 async def serve_websocket(request: web.Request, follower: Follower) -> web.StreamResponse:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from typing import Any
 
+from consumers.clients import Commands
 from consumers.published import Published, PublishedState
 from contracts.compiled import CompiledEpoch, CompiledEpochs
 from contracts.errors import TransientError
@@ -33,8 +33,8 @@ class Reset:
 class Resets:
     """Builds resets of one symbol; clients that join together share one."""
 
-    def __init__(self, redis_url: str, client: Any, reader: Reader, keys: Keys, symbol: str) -> None:
-        self._published = PublishedState(redis_url, client, reader, keys, symbol, model_keys(keys, symbol))
+    def __init__(self, commands: Commands, reader: Reader, keys: Keys, symbol: str) -> None:
+        self._published = PublishedState(commands, reader, keys, symbol, model_keys(keys, symbol))
         self._reader = reader
         self._compiled = CompiledEpochs(keys, keep=2)
         self._turn = asyncio.Lock()
@@ -48,6 +48,10 @@ class Resets:
                 # a big board takes a while to write down; other clients are served meanwhile
                 self._newest = await asyncio.to_thread(_encode, published) if published else None
             return self._newest
+
+    def forget(self) -> None:
+        """The stream is another one than before: a reset made of that one stands nowhere in it."""
+        self._newest = None
 
     async def layout(self, epoch: str) -> Layout:
         """Which cells of each plane belong to which strategy; `TransientError` if the epoch is gone."""

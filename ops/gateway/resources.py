@@ -10,11 +10,12 @@ from importlib.resources import files
 from importlib.resources.abc import Traversable
 from typing import Any
 
+import msgspec
 import orjson
 from aiohttp import web
 
 from consumers.broker import Broker
-from consumers.clients import faults_named
+from consumers.clients import Commands
 from contracts.compiled import CompiledEpochs
 from contracts.errors import DataError
 from contracts.keys import Keys
@@ -25,6 +26,8 @@ from ops.alerts.rule_file import RuleFile
 from ops.gateway.endpoints import endpoint_rows, openapi
 from ops.gateway.news import NO_HEALTH, read_news, read_timeline
 from ops.gateway.reset import history_keys, model_keys
+from ops.gateway.security import Handler
+from ops.gateway.stream import told_entry
 from ops.gateway.tiles import TileName, read_tile
 from ops.status import read_status
 
@@ -35,19 +38,45 @@ MOST = 1000  # of anything that is asked for by `count`
 GEX_SIDES = ("calls", "puts")
 
 
-class Resources:
-    """The handlers, by the names of the table of endpoints."""
+class Moment(msgspec.Struct):
+    """Of which moment a model is; the rest of it is passed over unread."""
 
-    def __init__(
-        self, settings: Settings, redis_url: str, broker: Broker, client: Any, keys: Keys, rules: RuleFile
-    ) -> None:
+    epoch: str
+    tick: int
+    ts: float
+
+
+class Resources:
+    """The handlers of the REST endpoints."""
+
+    def __init__(self, settings: Settings, commands: Commands, broker: Broker, keys: Keys, rules: RuleFile) -> None:
         self._settings = settings
-        self._redis_url = redis_url
+        self._commands = commands
         self._broker = broker
-        self._client = client
         self._keys = keys
         self._rules = rules
         self._compiled = CompiledEpochs(keys, keep=4)
+
+    def handlers(self) -> dict[str, Handler]:
+        """By the names of the table of endpoints."""
+        return {
+            "symbols": self.symbols,
+            "status": self.status,
+            "health": self.health,
+            "epoch": self.epoch,
+            "timeline": self.timeline,
+            "models": self.models,
+            "model": self.model,
+            "history": self.history,
+            "tile": self.tile,
+            "chain": self.chain,
+            "alerts": self.alerts,
+            "rules": self.rules,
+            "schemas": self.schemas,
+            "schema": self.schema,
+            "openapi": self.openapi,
+            "index": self.index,
+        }
 
     # --- the pipeline
 
@@ -57,7 +86,7 @@ class Resources:
 
     async def status(self, _: web.Request) -> web.Response:
         """What `marketswarm status --json` prints."""
-        return told(await asyncio.to_thread(read_status, self._redis_url, self._settings))
+        return told(await asyncio.to_thread(read_status, self._commands.url, self._settings))
 
     async def health(self, request: web.Request) -> web.Response:
         """Status and reasons."""
@@ -84,9 +113,9 @@ class Resources:
         symbol = self.symbol(request)
         keys = self._model_keys(symbol)
         bodies = await self._broker.values(*keys.values())
-        found = {name: orjson.loads(body) for name, body in zip(keys, bodies, strict=True) if body is not None}
-        heads = {name: {part: body.get(part) for part in ("epoch", "tick", "ts")} for name, body in found.items()}
-        return told({"symbol": symbol, "models": heads})
+        found = {name: body for name, body in zip(keys, bodies, strict=True) if body is not None}
+        heads = {name: msgspec.json.decode(body, type=Moment) for name, body in found.items()}
+        return passed_on(msgspec.json.encode({"symbol": symbol, "models": heads}))
 
     async def model(self, request: web.Request) -> web.Response:
         """A model as it was published last, whole or a part of it."""
@@ -155,9 +184,9 @@ class Resources:
 
     async def _newest(self, stream: str, count: int) -> list[Json]:
         """The JSON of the newest entries of a stream with the field `data`, newest first, with their ids."""
-        with faults_named(self._redis_url):
-            entries = await self._client.xrevrange(stream, "+", "-", count=count)
-        return [{"id": entry.decode(), **orjson.loads(fields[b"data"])} for entry, fields in entries]
+        entries = await self._commands.ask(self._commands.client.xrevrange(stream, "+", "-", count=count))
+        found = (told_entry(entry, fields) for entry, fields in entries)
+        return [one for one in found if one is not None]
 
     # --- about itself
 

@@ -9,7 +9,7 @@ import os
 import secrets
 import signal
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -22,7 +22,7 @@ from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from consumers.broker import Broker
-from consumers.clients import connect
+from consumers.clients import Commands
 from consumers.embedded import find_url
 from consumers.lease import every
 from contracts.errors import FatalError, TransientError
@@ -40,6 +40,7 @@ from ops.gateway.metrics import Counters, Healths, read_counters, read_healths, 
 from ops.gateway.news import watch
 from ops.gateway.resources import VERSION, Resources, told
 from ops.gateway.security import (
+    Handler,
     RateLimit,
     add_headers,
     check_exposure,
@@ -53,8 +54,7 @@ from ops.wiring import keys_of, partitions
 
 log = structlog.get_logger("gateway")
 
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-
+STREAMS = frozenset({"events", "websocket"})
 PAGE = Path(__file__).parent / "page"
 MAX_CLIENTS = 1000
 REQUESTS_PER_S, REQUESTS_BURST = 50.0, 200.0  # of one caller
@@ -156,15 +156,13 @@ class Gateway:
         self._started_ts = time()
         symbols = settings.massive_symbols
         self._broker = Broker(redis_url, GROUP, self._name, "")
-        self._client: Any = connect(redis_url)
+        self._commands = Commands(redis_url)
         self._rules = RuleFile(settings.marketswarm_alerts)
         self.webhooks = Webhooks()
-        self._resources = Resources(settings, redis_url, self._broker, self._client, self._keys, self._rules)
-        self.followers = {
-            symbol: Follower(redis_url, self._client, self._broker, self._keys, symbol) for symbol in symbols
-        }
+        self._resources = Resources(settings, self._commands, self._broker, self._keys, self._rules)
+        self.followers = {symbol: Follower(self._commands, self._broker, self._keys, symbol) for symbol in symbols}
         self._alerts = {
-            follower: AlertStream(redis_url, self._client, self._keys.alert_stream(symbol))
+            follower: AlertStream(self._commands, self._keys.alert_stream(symbol))
             for symbol, follower in self.followers.items()
         }
 
@@ -176,19 +174,35 @@ class Gateway:
         app = web.Application(middlewares=[json_errors, *checks], client_max_size=4096)
         app[VERSION] = version("marketswarm")
         app.on_response_prepare.append(add_headers)
+        handlers = self.handlers()
         for one in ENDPOINTS:
-            handler = getattr(self, one.name, None) or getattr(self._resources, one.name)
-            if one.method == "GET":
-                app.router.add_get(one.path, handler, allow_head=one.name not in ("events", "websocket"))
-            else:
-                app.router.add_post(one.path, handler)
-        app.router.add_static("/page", PAGE)
+            methods = [one.method, "HEAD"] if one.method == "GET" and one.name not in STREAMS else [one.method]
+            for method in methods:
+                app.router.add_route(method, one.path, handlers[one.name], expect_handler=ignore_expectations)
+        app.router.add_static("/page", PAGE, expect_handler=ignore_expectations)
+        for path in {one.path for one in ENDPOINTS}:
+            app.router.add_route("*", path, refuse_method, expect_handler=ignore_expectations)
+        app.router.add_route("*", "/{nothing:.*}", find_nothing, expect_handler=ignore_expectations)
         return app
+
+    def handlers(self) -> dict[str, Handler]:
+        """Who answers at each endpoint of the table, by its name."""
+        return {
+            "events": self.events,
+            "websocket": self.websocket,
+            "healthz": self.healthz,
+            "readyz": self.readyz,
+            "metrics": self.metrics,
+            "page": self.page,
+            "login_page": self.login_page,
+            "login": self.login,
+            **self._resources.handlers(),
+        }
 
     async def close(self) -> None:
         """Close every connection to Redis."""
         await self._broker.close()
-        await self._client.aclose()
+        await self._commands.close()
 
     # --- beside the answers
 
@@ -290,6 +304,23 @@ class Gateway:
             counters = await read_counters(self._broker, self._keys, partitions(self._settings))
         page = render_metrics(list(self.followers.values()), counters, healths)
         return web.Response(body=page, headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+
+async def refuse_method(request: web.Request) -> web.StreamResponse:
+    """A method that the table has not for this path."""
+    path = request.match_info.route.resource
+    allowed = [one.method for one in ENDPOINTS if path is not None and one.path == path.canonical]
+    raise web.HTTPMethodNotAllowed(request.method, allowed)
+
+
+async def find_nothing(_: web.Request) -> web.StreamResponse:
+    """A path that the table has not."""
+    raise web.HTTPNotFound
+
+
+async def ignore_expectations(_: web.Request) -> None:
+    """`Expect` is answered before anybody asks for the token, and by aiohttp with a 500 if its bytes are no text; what
+    we take of a body is too small for it."""
 
 
 @web.middleware

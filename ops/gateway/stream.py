@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import orjson
 
@@ -58,3 +58,11 @@ def merged(seq: bytes, generation: bytes, data: bytes) -> bytes:
     if b'"seq":' in data or not data.startswith(b'{"'):
         return orjson.dumps({**orjson.loads(data), **added})
     return orjson.dumps(added)[:-1] + b"," + data[1:]
+
+
+def told_entry(entry: bytes, fields: Mapping[bytes, bytes]) -> dict[str, Any] | None:
+    """The JSON object in the field `data` of an entry (of alerts, of a history) with its id; None for a foreign one."""
+    try:
+        return {"id": entry.decode(), **orjson.loads(fields[b"data"])}
+    except (KeyError, TypeError, ValueError):
+        return None

@@ -17,9 +17,7 @@ from consumers import embedded
 from contracts.errors import FatalError
 from contracts.planes import Ints
 from contracts.settings import Settings
-from ops.gateway import follower as follower_module
 from ops.gateway.event import Event, View
-from ops.gateway.follower import Client
 from ops.gateway.metrics import render_metrics
 from ops.gateway.server import serving
 from ops.gateway.stream import FIRST, format_id, merged, parse_id
@@ -136,19 +134,6 @@ async def test_before_anything_is_published_the_stream_waits(redis_url: str, set
         await asyncio.sleep(0.3)
         await scene.pipeline.live()
         assert (await listener.next()).type == "reset"
-
-
-async def test_a_slow_client_falls_behind_and_starts_over(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(follower_module, "BUFFER_BYTES", 100)
-    client = Client()
-    client.push(Event((1, 0), "gex", b"x"))
-    assert client.is_behind and await client.take(0.01) == []  # it has just come: nothing is kept for it
-    client.start_over()
-    client.push(Event((2, 0), "gex", b"x" * 1000))  # one event always fits
-    assert [event.id for event in await client.take(0.01)] == [(2, 0)]
-    for number in range(12):
-        client.push(Event((3, number), "gex", b"x" * 10))
-    assert client.is_behind and await client.take(0.01) == []
 
 
 def test_ids_and_rendering() -> None:

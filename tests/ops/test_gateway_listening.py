@@ -14,10 +14,8 @@ import pytest
 from contracts.settings import Settings
 from ops.gateway import follower as follower_module
 from ops.gateway import listening as listening_module
-from ops.gateway.event import Event
-from ops.gateway.follower import COALESCE_FROM, Client
 from tests.ops.pipeline import STRIKES, SYMBOL
-from tests.ops.scene import PLANE, Scene, cells_of, folded, published, scene_on
+from tests.ops.scene import Scene, cells_of, folded, published, scene_on
 from tests.waiting import wait_until_async
 
 SettingsFor = Callable[..., Settings]
@@ -186,33 +184,3 @@ def _publish_much(scene: Scene) -> int:
 async def _clients(scene: Scene, count: int) -> bool:
     async with scene.http.get(f"{scene.gateway.url}/metrics") as response:
         return f'marketswarm_gateway_clients{{symbol="{SYMBOL}"}} {count:.1f}' in await response.text()
-
-
-# --- what waits for a client
-
-
-def _diff(seq: int, cell: int) -> Event:
-    body = {"seq": seq, "epoch": "E", "plane": PLANE, "from": seq, "to": seq + 1, "complete_to": 1.0}
-    columns = {"cells": [cell], "mid2": [seq], "buy": [1], "sell": [1], "flags": [0]}
-    return Event((seq, 0), "diff", json.dumps(body | columns).encode(), seq)
-
-
-async def test_what_a_reset_contains_already_is_not_merged_into_what_follows() -> None:
-    client = Client()
-    client.start_over()
-    for seq in range(1, 2 * COALESCE_FROM + 1):
-        client.push(_diff(seq, seq % 3))
-    client.skip_to((COALESCE_FROM, 0))
-    (merged,) = await client.take(1.0)
-    told = json.loads(merged.body)
-    assert (told["since_seq"], told["seq"]) == (COALESCE_FROM, 2 * COALESCE_FROM)
-    assert (told["from"], told["to"]) == (COALESCE_FROM + 1, 2 * COALESCE_FROM + 1)
-
-
-async def test_alerts_reach_a_client_that_is_behind() -> None:
-    client = Client()
-    client.push(Event(None, "alert", b"1"))
-    client.push(_diff(1, 0))
-    client.start_over()
-    client.push(_diff(2, 0))
-    assert [(event.kind, event.seq) for event in await client.take(1.0)] == [("alert", 0), ("diff", 2)]

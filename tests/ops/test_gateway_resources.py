@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Callable
 
 import pytest
 
+from contracts.settings import Settings
 from ops.gateway.endpoints import ENDPOINTS, openapi
 from ops.gateway.resources import MOST
+from ops.gateway.server import Gateway
 from tests.ops.pipeline import EXPIRATION, STRIKES, SYMBOL
 from tests.ops.scene import Scene
 from tests.waiting import wait_until_async
+
+SettingsFor = Callable[..., Settings]
 
 
 async def test_models_that_are_published(scene: Scene) -> None:
@@ -109,6 +114,12 @@ def test_the_document_names_every_parameter_of_a_path() -> None:
         for operation in operations.values():
             named = {one["name"] for one in operation["parameters"] if one["in"] == "path"}
             assert named == {part[1:-1] for part in path.split("/") if part.startswith("{")}, path
+
+
+async def test_every_endpoint_has_who_answers_and_nobody_answers_elsewhere(settings_for: SettingsFor) -> None:
+    gateway = Gateway(settings_for(), "redis://127.0.0.1:1")  # nothing is asked of it
+    assert set(gateway.handlers()) == {one.name for one in ENDPOINTS}
+    await gateway.close()
 
 
 def test_operations_have_names_of_their_own() -> None:

@@ -18,6 +18,7 @@ from ops.gateway import server as server_module
 from ops.gateway.endpoints import ENDPOINTS
 from ops.gateway.security import HEADERS, RateLimit, check_exposure, is_loopback
 from ops.gateway.server import RunningGateway, serving
+from ops.programs import MockChoice, make_plan
 from tests.ops.pipeline import SYMBOL
 from tests.waiting import wait_until_async
 
@@ -57,6 +58,11 @@ async def test_beyond_this_machine_a_token_is_required(host: str, redis_url: str
             pass
 
 
+def test_a_pipeline_whose_gateway_would_refuse_is_not_started(settings_for: SettingsFor) -> None:
+    with pytest.raises(FatalError, match="set MARKETSWARM_TOKEN"):
+        make_plan(MockChoice(), settings_for(MARKETSWARM_HOST="0.0.0.0"), {})
+
+
 def test_a_token_that_is_easily_guessed_is_refused() -> None:
     with pytest.raises(FatalError, match="at least 16 characters"):
         check_exposure("127.0.0.1", "short")
@@ -74,6 +80,8 @@ async def test_without_the_token_everything_but_health_is_401(
     for path in ("/nothing", "/page/app.js", *PATHS):
         async with http.get(guarded.url + path) as response:
             assert response.status == (200 if path == "/healthz" else 401), path
+    async with http.get(guarded.url + "/api/symbols", headers={"Expect": "nothing"}) as response:
+        assert response.status == 401
     async with http.get(f"{guarded.url}/?token={TOKEN}") as response:
         assert response.status == 401  # an address is kept in logs
     for header in ("Bearer wrong", "Bearer", f"Basic {TOKEN}", TOKEN, "Bearer \u0663"):
@@ -239,6 +247,10 @@ RAW_REQUESTS = (
     b"GET /api/models/SPX/\xed\xa0\x80 HTTP/1.1\r\nHost: localhost\r\n\r\n",
     b"GET /events/SPX?models=\xed\xa0\x80 HTTP/1.1\r\nHost: localhost\r\n\r\n",
     b"GET /api/chain/SPX/%ff%fe HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    b"GET /api/symbols HTTP/1.1\r\nHost: localhost\r\nExpect: \xff\r\n\r\n",
+    b"GET /nothing HTTP/1.1\r\nHost: localhost\r\nExpect: \xff\r\n\r\n",
+    b"PUT /api/symbols HTTP/1.1\r\nHost: localhost\r\nExpect: \xff\r\n\r\n",
+    b"GET /page/app.js HTTP/1.1\r\nHost: localhost\r\nExpect: \xff\r\n\r\n",
     b"GET / HTTP/1.1\r\n\r\n",
     b"GET / HTTP/9.9\r\nHost: localhost\r\n\r\n",
     b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
