@@ -91,10 +91,13 @@ async def screen(redis_url: str, settings_for: Callable[..., Settings], browser:
 
 
 @asynccontextmanager
-async def screen_on(redis_url: str, settings: Settings, browser: Browser) -> AsyncIterator[Screen]:
-    """The same on a server and with settings of the test's own."""
+async def screen_on(
+    redis_url: str, settings: Settings, browser: Browser, *, live: bool = True
+) -> AsyncIterator[Screen]:
+    """The same on a server and with settings of the test's own; without `live` there is no chain yet."""
     async with small_pipeline(redis_url, settings) as pipeline, serving(settings, redis_url) as gateway:
-        await pipeline.live()
+        if live:
+            await pipeline.live()
         context = await browser.new_context(viewport={"width": 1280, "height": 900}, color_scheme="dark")
         page = await context.new_page()
         screen = Screen(pipeline, gateway, page, context)

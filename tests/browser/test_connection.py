@@ -10,26 +10,46 @@ from playwright.async_api import Browser
 
 from consumers import embedded
 from contracts.settings import Settings
-from ops.gateway.server import serving
+from ops.gateway.server import RunningGateway, serving
 from tests.browser.conftest import Screen, screen_on
+from tests.browser.cutting import relayed
 from tests.browser.test_page import mid_at
-from tests.ops.pipeline import STRIKES, SYMBOL
+from tests.ops.pipeline import SPOT, STRIKES, SYMBOL
 from tests.ops.test_gateway import server_of_its_own
 from tests.waiting import wait_until_async
 
 
-async def test_a_cut_in_mid_stream_resumes_without_a_reset(screen: Screen) -> None:
-    await screen.opened()
-    screen.pipeline.quote(STRIKES[3], 8.0, 8.5)
-    await screen.until("page.feed.book.diffs === 1")
-    await screen.context.set_offline(True)
-    await screen.tell("page.feed.source.close(); page.feed.source.dispatchEvent(new Event('error'))")
-    await screen.until("document.body.classList.contains('stale')")
-    screen.pipeline.quote(STRIKES[3], 9.0, 9.5)
-    await screen.context.set_offline(False)
-    await screen.until("page.feed.state === 'live'")
-    await wait_until_async(lambda: _has(screen, 3700), "the newest quote")
-    assert await screen.tell("page.feed.gaps") == 0
+async def test_cuts_in_mid_stream_are_resumed_with_nothing_lost_or_doubled(screen: Screen) -> None:
+    """The browser itself comes again with the last id it has, and gets exactly the entries after it."""
+    async with relayed(screen.gateway.port) as (relay, port):
+        screen.gateway = RunningGateway("127.0.0.1", port)
+        await screen.opened()
+        began = await screen.tell("page.feed.book.seq")
+        await screen.tell(HEAR_NUMBERS)
+        for number in range(30):
+            screen.pipeline.quote(STRIKES[number], 8.0, 8.5)
+            if number % 10 == 5:
+                assert relay.cut() >= 1
+                await screen.until("page.feed.state === 'disconnected'")
+                screen.pipeline.quote(STRIKES[number], 9.0, 9.5)
+                await screen.pipeline.tick()
+                await screen.until("page.feed.state === 'live'")
+        await wait_until_async(lambda: _has_all(screen), "everything published")
+        last = screen.pipeline.state("seq")
+        assert last > began + 20
+        assert await screen.tell("heard") == list(range(began + 1, last + 1))
+        assert await screen.tell("[page.feed.resets, page.feed.gaps]") == [1, 0]
+
+
+HEAR_NUMBERS = """(() => {
+  window.heard = [];
+  for (const kind of ["reset", "diff", "tick", "gex", "liquidity", "mode", "gravity"])
+    page.feed.source.addEventListener(kind, ({ data }) => heard.push(JSON.parse(data).seq));
+})()"""
+
+
+async def _has_all(screen: Screen) -> bool:
+    return bool(await screen.tell("page.feed.book.seq") == screen.pipeline.state("seq"))
 
 
 async def _has(screen: Screen, twice_the_mid: int) -> bool:
@@ -44,7 +64,62 @@ async def test_a_page_without_a_gateway_says_since_when(
         await screen.opened()
     await screen.until("page.feed.state === 'disconnected'")
     assert "disconnected since" in await screen.text("#connection")
-    assert await screen.tell("document.body.classList.contains('stale')")
+    assert await screen.tell("document.body.dataset.state === 'disconnected'")
+
+
+async def test_what_the_gateway_tells_by_itself_is_no_sign_of_life(screen: Screen) -> None:
+    """Without a tick the page is not live, however often the health changes."""
+    await screen.opened()
+    for number in range(8):
+        await screen.hear("health", {"status": "degraded", "reasons": [f"lag of {number} s"]})
+        await screen.page.wait_for_timeout(1000)
+    assert await screen.tell("page.feed.state") == "quiet"
+    assert "nothing new for" in await screen.text("#connection")
+    await screen.pipeline.tick()
+    await screen.until("page.feed.state === 'live'")
+
+
+async def test_old_quotes_are_not_live_though_ticks_come(screen: Screen) -> None:
+    """A dead feed or a closed market: the models go on, of quotes that are old."""
+    await screen.opened()
+    gex = await screen.tell("page.feed.latest.gex")
+    ts = 1771513215.0  # 10:00:15 in New York
+    await screen.hear("gex", {**gex, "seq": gex["seq"] + 1, "ts": ts + 3600, "asof_quote": ts, "asof_spot": ts + 3599})
+    await screen.until("document.body.dataset.state === 'quiet'")
+    assert await screen.text("#connection") == "quotes of 19 Feb 10:00:15, 1.0 h old"
+
+
+async def test_without_an_epoch_the_last_state_is_shown_with_its_time(screen: Screen) -> None:
+    """Hours after the close: the epoch's keys are gone, the models are not."""
+    screen.pipeline.spot(SPOT)
+    await screen.pipeline.tick()
+    await wait_until_async(lambda: screen.pipeline.state("tick") >= 2, "models with a spot")
+    client, epoch = screen.pipeline.client, screen.pipeline.epoch()
+    client.delete(*client.scan_iter(f"epoch:{epoch}:*"))
+    await screen.page.goto(screen.gateway.url)
+    await screen.until("!!window.page?.sheet && page.spot === 6900")
+    assert await screen.tell("page.feed.state") == "waiting"
+    words = await screen.text("#connection")
+    assert words.startswith("no epoch is active: the state of ") and words.endswith(" New York")
+    assert await mid_at(screen) == 2050
+    assert await screen.tell("page.heatmap.at(page.heatmap.width - 9, page.axis.place(6900))") >= 0
+    await screen.until("document.getElementById('health').dataset.status !== ''")
+    assert "put wall" in await screen.text("#levels")
+    screen.pipeline.chain()
+    await screen.until("page.feed.state === 'live'")
+
+
+async def test_a_page_that_waits_is_live_three_seconds_after_the_first_models(
+    redis_url: str, settings_for: Callable[..., Settings], browser: Browser
+) -> None:
+    async with screen_on(redis_url, settings_for(MARKETSWARM_PORT="0"), browser, live=False) as screen:
+        await screen.page.goto(screen.gateway.url)
+        await screen.until("window.page?.feed.state === 'waiting'")
+        screen.pipeline.spot(SPOT)
+        await screen.pipeline.live()
+        await screen.until(
+            "document.body.dataset.state === 'live' && page.heatmap.sheet && page.exposures.byStrike.size > 0", 3.0
+        )
 
 
 async def test_a_restarted_gateway_is_followed_again(

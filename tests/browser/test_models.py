@@ -38,7 +38,7 @@ async def test_the_profile_names_every_crossing(shown: Screen) -> None:
     profile = {"spots": SPOTS, "net": [1e9, 2e9, -1e9, -2e9, 1e9], "status": "ok", "front": {"net": None}}
     await hear_gex(shown, profile=profile, levels={"flip": FLIP}, spot=6900.0)
     assert await shown.text("#profile-note") == "crosses zero at 6880.50, 7210"
-    assert await shown.tell("page.profile.crossings") == [6880.5, 7210]
+    assert await shown.tell("page.panels.profile.crossings") == [6880.5, 7210]
     assert "crossings: 6880.50, 7210" in await shown.text("#levels")
 
 
@@ -89,8 +89,8 @@ async def test_derived_models_are_told_in_words(shown: Screen) -> None:
 
 async def test_the_line_of_gravity_begins_with_its_history(shown: Screen) -> None:
     await shown.hear("gravity", GRAVITY)
-    await shown.until("page.gravity.count >= 1 && page.gravity.columns[2][0] === 6905")
-    assert await shown.tell("page.gravity.columns[0][0]") == GRAVITY["ts"]
+    await shown.until("page.panels.gravity.columns[2][0] === 6905")
+    assert await shown.tell("page.panels.gravity.columns[0][0]") == GRAVITY["ts"]
 
 
 async def test_models_that_know_nothing_say_why(shown: Screen) -> None:
@@ -109,4 +109,4 @@ async def test_models_that_know_nothing_say_why(shown: Screen) -> None:
 async def test_health_is_told_in_words(shown: Screen) -> None:
     await shown.hear("health", {"status": "degraded", "reasons": ["conflating"], "signals": {"lag_s": 6.5}})
     assert await shown.text("#health") == "degraded · conflating"
-    assert await shown.page.get_attribute("#health", "title") == "lag s: 6.5"
+    assert await shown.page.get_attribute("#health", "title") == "degraded\nconflating\nlag s: 6.5"

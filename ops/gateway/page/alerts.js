@@ -1,5 +1,6 @@
 /** Alerts: the newest as a note that goes by itself, the last of them in a list. */
 
+import { make } from "./elements.js";
 import { marketClock } from "./values.js";
 
 const KEPT = 50;
@@ -19,18 +20,15 @@ export class Alerts {
     this.#count();
   }
 
-  /** A new alert. */
   add(alert) {
     this.list.prepend(itemOf(alert));
     while (this.list.children.length > KEPT) this.list.lastChild.remove();
     this.#count();
-    this.note(wordsOf(alert));
+    this.note(alert.text);
   }
 
-  /** Say something for a few seconds. */
   note(words) {
-    const note = document.createElement("p");
-    note.textContent = words;
+    const note = make("p", { textContent: words });
     this.notes.append(note);
     while (this.notes.children.length > NOTES) this.notes.firstChild.remove();
     setTimeout(() => note.remove(), NOTE_MS);
@@ -49,13 +47,6 @@ export class Alerts {
   }
 }
 
-function itemOf(alert) {
-  const item = document.createElement("li");
-  item.textContent = `${alert.ts ? `${marketClock(alert.ts)} ` : ""}${wordsOf(alert)}`;
-  item.title = alert.epoch ?? "";
-  return item;
-}
-
-function wordsOf(alert) {
-  return alert.text ?? [alert.symbol, alert.rule].filter(Boolean).join(" ").replaceAll("_", " ");
+function itemOf({ ts, text, epoch }) {
+  return make("li", { textContent: `${marketClock(ts)} ${text}`, title: epoch ?? "" });
 }

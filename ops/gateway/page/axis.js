@@ -1,20 +1,19 @@
 /**
- * The strike axis that heatmap and exposures share: which strikes are in view, and where a price lies on it.
- *
- * Rows go from the highest strike (top) to the lowest. `first` is the number of the row at the top and may be a
- * fraction, so that scrolling is smooth; `rowHeight` is the zoom.
+ * The strike axis that heatmap and exposures share. Rows go from the highest strike to the lowest; `first` is the row at
+ * the top and may be a fraction, so that scrolling is smooth; `rowHeight` is the zoom.
  */
 
-export const MIN_ROW = 12;
-export const MAX_ROW = 48;
+const MIN_ROW = 12;
+const MAX_ROW = 48;
 
 export class StrikeAxis extends EventTarget {
-  constructor() {
+  strikes = []; // descending
+  first = 0;
+  height = 400;
+
+  constructor(rowHeight) {
     super();
-    this.strikes = []; // descending
-    this.first = 0;
-    this.rowHeight = 22;
-    this.height = 400;
+    this.rowHeight = rowHeight;
   }
 
   /** Take the strikes of a plane (ascending), keeping the strike in the middle where it is. */
@@ -52,7 +51,6 @@ export class StrikeAxis extends EventTarget {
     return row === null ? null : this.middle(row);
   }
 
-  /** The price at a pixel. */
   priceAt(y) {
     const at = this.first + y / this.rowHeight - 0.5;
     const row = Math.max(0, Math.min(this.strikes.length - 1, Math.floor(at)));
@@ -79,7 +77,6 @@ export class StrikeAxis extends EventTarget {
     this.#moved();
   }
 
-  /** Bring a row into view. */
   reveal(row) {
     const shown = this.height / this.rowHeight;
     if (row < this.first) this.first = row;
@@ -88,16 +85,10 @@ export class StrikeAxis extends EventTarget {
   }
 
   #fraction(price) {
-    const strikes = this.strikes;
-    if (!strikes.length || price > strikes[0] || price < strikes.at(-1)) return null;
-    let low = 0;
-    let high = strikes.length - 1;
-    while (high - low > 1) {
-      const half = (low + high) >> 1;
-      if (strikes[half] >= price) low = half;
-      else high = half;
-    }
-    return low === high ? low : low + (strikes[low] - price) / (strikes[low] - strikes[high]);
+    const { strikes } = this;
+    const above = strikes.findLastIndex((strike) => strike >= price);
+    if (above < 0 || price < strikes.at(-1)) return null;
+    return price === strikes[above] ? above : above + (strikes[above] - price) / (strikes[above] - strikes[above + 1]);
   }
 
   #moved() {

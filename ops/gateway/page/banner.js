@@ -1,25 +1,37 @@
 /** What a person must know before believing a number: the connection, the epoch, the age of the data, the health. */
 
-import { formatAge, formatPoints, marketClock } from "./values.js";
+import { flagWords } from "./book.js";
+import { make } from "./elements.js";
+import { formatAge, formatPoints, marketClock, marketMoment } from "./values.js";
 
-const OLD_S = 15;
+const BEHIND_S = 15;
+const OLD_S = 30; // without live quotes a chain comes every ten seconds
 const REASONS = {
   bootstrap: "first epoch", geometry: "the chain changed", dormancy: "quotes went dormant", operator: "by an operator",
 };
-const MARKET_DAY = new Intl.DateTimeFormat("en-GB", { timeZone: "America/New_York", day: "numeric", month: "short" });
 
 const clock = (ms) => new Date(ms).toLocaleTimeString("en-GB");
 
-/** The connection in words. */
-export function connectionWords(feed, nowMs) {
-  const since = feed.lastMs ? clock(feed.lastMs) : null;
-  return {
+/** The connection in words; the page is live when what it tells of the market is. */
+export function showConnection(root, feed, nowMs) {
+  const { gex } = feed.latest;
+  const old = feed.state === "live" ? oldWords(gex) : "";
+  const last = gex ? `the state of ${marketMoment(gex.ts)} New York` : "";
+  document.body.dataset.state = old ? "quiet" : feed.state;
+  root.textContent = old || {
     connecting: "connecting",
-    waiting: "connected; waiting for the first epoch",
+    waiting: last ? `no epoch is active: ${last}` : "connected; waiting for the first epoch",
     live: "live",
-    quiet: `nothing new for ${formatAge((nowMs - feed.lastMs) / 1000)}: the state of ${since}`,
-    disconnected: since ? `disconnected since ${since}` : "no connection to the gateway; trying again",
+    quiet: `nothing new for ${formatAge((nowMs - feed.lastMs) / 1000)}: ${last}`,
+    disconnected: feed.lastMs ? `disconnected since ${clock(feed.lastMs)}` : "no connection to the gateway; trying again",
   }[feed.state];
+}
+
+/** Quotes and spot that are older than the model made of them, on the market's own clock; empty when none is. */
+function oldWords(gex) {
+  return Object.entries({ quotes: gex?.asof_quote, spot: gex?.asof_spot })
+    .filter(([, ts]) => ts != null && gex.ts - ts > OLD_S)
+    .map(([what, ts]) => `${what} of ${marketMoment(ts)}, ${formatAge(gex.ts - ts)} old`).join("; ");
 }
 
 /** The epoch and the data in words; empty before the first epoch. */
@@ -36,35 +48,32 @@ export function epochWords(feed, planeId, nowMs) {
     if (epoch.forced) words.push("recomputed in full");
     if (epoch.failed_expirations?.length) words.push(`without ${epoch.failed_expirations.join(", ")}`);
   }
-  const coherence = gex?.planes?.[planeId]?.coherence;
-  if (coherence != null) words.push(`coherence ${formatPoints(coherence)} pt`);
-  if (gex) words.push(`market ${MARKET_DAY.format(gex.ts * 1000)} ${marketClock(gex.ts)}`);
+  const plane = gex?.planes?.[planeId];
+  if (plane?.coherence != null) words.push(`coherence ${formatPoints(plane.coherence)} pt`);
+  words.push(...flagWords(plane?.flags));
+  if (gex) words.push(`New York ${marketMoment(gex.ts)}`);
   words.push(dataWords(book.completeTo, nowMs));
   return words.filter(Boolean).join(" · ");
 }
 
-/** How far behind the receiving of quotes the page is. */
 function dataWords(completeTo, nowMs) {
   if (completeTo == null) return "no quotes yet";
   const age = Math.max(0, nowMs / 1000 - completeTo);
-  return age < OLD_S ? `data ${age.toFixed(1)} s behind` : `data complete to ${clock(completeTo * 1000)}, ${formatAge(age)} ago`;
+  return age < BEHIND_S ? `data ${age.toFixed(1)} s behind` : `data complete to ${clock(completeTo * 1000)}, ${formatAge(age)} ago`;
 }
 
-/** The health in words, and the signals behind it as a title. */
 export function showHealth(root, health) {
-  root.dataset.status = health?.status ?? "";
-  root.textContent = health ? [health.status, ...(health.reasons ?? [])].join(" · ") : "";
-  root.title = Object.entries(health?.signals ?? {}).map(([name, value]) => `${name.replaceAll("_", " ")}: ${value}`).join("\n");
+  const { status = "", reasons = [], signals = {} } = health ?? {};
+  const words = [status, ...reasons];
+  const numbers = Object.entries(signals).map(([name, value]) => `${name.replaceAll("_", " ")}: ${value}`);
+  root.dataset.status = status;
+  Object.assign(root, { textContent: words.join(" · "), title: [...words, ...numbers].join("\n") });
 }
 
-/** The recent promotions, newest first, as a row of marks. */
 export function showTimeline(root, timeline) {
-  const marks = (timeline ?? []).map(({ id, reason, created_ts: created }) => {
-    const mark = document.createElement("li");
+  root.replaceChildren(...timeline.map(({ id, reason, created_ts: created }) => {
+    const mark = make("li", { title: `${created ? marketClock(created) : ""} ${REASONS[reason] ?? reason}: ${id}` });
     mark.dataset.reason = reason;
-    mark.title = `${created ? `${marketClock(created)} ` : ""}${REASONS[reason] ?? reason}: ${id}`;
-    mark.setAttribute("aria-label", mark.title);
     return mark;
-  });
-  root.replaceChildren(...marks);
+  }));
 }

@@ -1,8 +1,6 @@
 /**
- * The book: the published surface of one symbol as typed arrays, sized by the geometry of its epoch.
- *
- * Pure: messages in, arrays changed; no network, no page. A message that does not continue what is here raises `Gap`,
- * and nothing of it is applied: the follower then asks for a reset. Runs in a browser and in Node.
+ * The book: the published surface of one symbol as typed arrays, sized by the geometry of its epoch. Messages in, arrays
+ * changed; a message that does not continue what is here raises `Gap`, and nothing of it is applied.
  */
 
 export const NONE = -2147483648; // "no price" in mid2, buy and sell
@@ -16,52 +14,37 @@ export const SIDES = ["call", "put"];
 /** The stream broke off: what came next does not follow what is here. */
 export class Gap extends Error {}
 
-/** One strategy and side of a plane: a grid of strikes x widths whose entries are cell numbers, -1 where there is none. */
-export class Grid {
-  constructor(strikes, widths) {
-    this.strikes = strikes;
-    this.widths = widths;
-    this.cells = new Int32Array(strikes.length * widths.length).fill(-1);
-  }
-
-  /** The cell at a strike's and a width's number. */
-  cell(strike, width) {
-    return this.cells[strike * this.widths.length + width];
-  }
-}
-
 /** One plane: its axes, its cells, and its four columns in one buffer, in the order the checksum wants. */
 export class Plane {
-  constructor(data) {
-    this.id = data.id;
-    this.root = data.root;
-    this.expiration = data.expiration;
-    this.dte = data.dte;
-    this.version = data.version;
-    this.strikes = data.strikes;
-    this.count = data.cells.length;
-    this.labels = data.cells;
+  grids = new Map(); // strategy and side -> width -> cell numbers by row, -1 where there is none
+
+  constructor({ id, root, expiration, dte, version, strikes, cells, ...columns }) {
+    Object.assign(this, { id, root, expiration, dte, version, strikes, labels: cells, count: cells.length });
     this.buffer = new Int32Array(4 * this.count);
     FIELDS.forEach((field, at) => {
       this[field] = this.buffer.subarray(at * this.count, (at + 1) * this.count);
-      data[field].forEach((value, cell) => {
-        this[field][cell] = value ?? NONE;
-      });
+      columns[field].forEach((value, cell) => { this[field][cell] = value ?? NONE; });
     });
-    this.grids = gridsOf(data);
-    this.rowOf = new Map(data.strikes.map((strike, row) => [strike, row]));
+    this.rowOf = new Map(strikes.map((strike, row) => [strike, row]));
+    cells.forEach((label, cell) => this.#seat(label, cell));
   }
 
-  grid(strategy, side) {
-    return this.grids.get(`${strategy}/${side}`);
+  #seat([strategy, side, strike, width], cell) {
+    const name = `${strategy}/${side}`;
+    if (!this.grids.has(name)) this.grids.set(name, new Map());
+    const columns = this.grids.get(name);
+    if (!columns.has(width ?? 0)) columns.set(width ?? 0, new Int32Array(this.strikes.length).fill(-1));
+    columns.get(width ?? 0)[this.rowOf.get(strike)] = cell;
+  }
+
+  /** The widths of a strategy and side, ascending; a single has the width 0. */
+  widths(strategy, side) {
+    return [...(this.grids.get(`${strategy}/${side}`)?.keys() ?? [])].sort((a, b) => a - b);
   }
 
   /** The cell of a strategy, side, strike and width, -1 if there is none. */
   find(strategy, side, strike, width) {
-    const grid = this.grid(strategy, side);
-    const row = this.rowOf.get(strike);
-    const column = grid ? grid.widths.indexOf(width) : -1;
-    return row === undefined || column < 0 ? -1 : grid.cell(row, column);
+    return this.grids.get(`${strategy}/${side}`)?.get(width)?.[this.rowOf.get(strike)] ?? -1;
   }
 
   /** CRC-32 of the columns as the stream announces it. */
@@ -70,36 +53,14 @@ export class Plane {
   }
 }
 
-function gridsOf(data) {
-  const widths = new Map();
-  for (const [strategy, side, , width] of data.cells) {
-    const name = `${strategy}/${side}`;
-    if (!widths.has(name)) widths.set(name, new Set());
-    widths.get(name).add(width ?? 0);
-  }
-  const row = new Map(data.strikes.map((strike, at) => [strike, at]));
-  const grids = new Map();
-  for (const [name, found] of widths) {
-    grids.set(name, new Grid(data.strikes, [...found].sort((a, b) => a - b)));
-  }
-  data.cells.forEach(([strategy, side, strike, width], cell) => {
-    const grid = grids.get(`${strategy}/${side}`);
-    grid.cells[row.get(strike) * grid.widths.length + grid.widths.indexOf(width ?? 0)] = cell;
-  });
-  return grids;
-}
-
 export class Book {
-  constructor() {
-    this.epoch = null;
-    this.planes = new Map();
-    this.widths = [];
-    this.completeTo = null;
-    this.generation = null;
-    this.seq = null;
-    this.diffs = 0;
-    this.checked = 0; // checksums that agreed
-  }
+  epoch = null;
+  planes = new Map();
+  completeTo = null;
+  generation = null;
+  seq = null;
+  diffs = 0;
+  checked = 0; // checksums that agreed
 
   /** Apply one event; returns the cells it changed: `{plane, cells}` for a diff, null for anything else. */
   apply(type, data) {
@@ -107,14 +68,12 @@ export class Book {
     if (data.generation === undefined) return null; // told by the gateway itself, not part of the stream
     if (this.epoch === null) throw new Gap(`${type} before the first reset`);
     this.#follow(type, data);
-    if (type === "diff") return this.#diff(data);
-    if (type === "tick") this.#tick(data);
-    return null;
+    if ("complete_to" in data) this.completeTo = data.complete_to;
+    return type === "diff" ? this.#diff(data) : null;
   }
 
   #reset(data) {
     this.epoch = data.epoch;
-    this.widths = data.widths;
     this.completeTo = data.complete_to;
     this.planes = new Map(data.planes.map((plane) => [plane.id, new Plane(plane)]));
     this.generation = data.generation;
@@ -156,19 +115,12 @@ export class Book {
       for (const field of FIELDS) plane[field][cell] = data[field][at] ?? NONE;
     });
     plane.version = data.to;
-    this.completeTo = data.complete_to;
     this.diffs += 1;
-    if (data.crc !== undefined) this.#verify(plane, data.crc);
+    if (data.crc !== undefined) {
+      if (plane.checksum() !== data.crc) throw new Gap(`${plane.id}: checksum of version ${plane.version} disagrees`);
+      this.checked += 1;
+    }
     return { plane, cells: changed };
-  }
-
-  #verify(plane, announced) {
-    if (plane.checksum() !== announced) throw new Gap(`${plane.id}: checksum of version ${plane.version} disagrees`);
-    this.checked += 1;
-  }
-
-  #tick(data) {
-    this.completeTo = data.complete_to;
   }
 
   /** The legs of a cell: `[{strike, ratio, cell}]`, where `cell` is the single at that strike (its prices). */
@@ -184,7 +136,6 @@ export class Book {
   }
 }
 
-/** The words of a cell's flags. */
 export function flagWords(bits) {
   return FLAGS.filter((_, at) => bits & (1 << at));
 }

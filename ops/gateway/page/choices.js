@@ -7,9 +7,8 @@ const DEFAULTS = {
 };
 
 export class Choices {
-  constructor(storage = window.localStorage) {
-    this.storage = storage;
-    this.values = { ...DEFAULTS, ...read(storage) };
+  constructor() {
+    this.values = { ...DEFAULTS, ...read() };
   }
 
   get(name) {
@@ -19,23 +18,21 @@ export class Choices {
   set(name, value) {
     this.values[name] = value;
     try {
-      this.storage.setItem(NAME, JSON.stringify(this.values));
+      localStorage.setItem(NAME, JSON.stringify(this.values));
     } catch {
       // a private window may forbid storage: the choice then lives as long as the page
     }
   }
 
-  /** The choice if it is among `offered`, else the first of them. */
   among(name, offered) {
     return offered.includes(this.values[name]) ? this.values[name] : offered[0];
   }
 }
 
-function read(storage) {
+function read() {
   try {
-    const found = JSON.parse(storage.getItem(NAME) ?? "{}");
-    return typeof found === "object" && found !== null ? found : {};
+    return JSON.parse(localStorage.getItem(NAME));
   } catch {
-    return {};
+    return null; // spoilt or forbidden
   }
 }

@@ -1,9 +1,7 @@
 /**
- * The feed: server-sent events of one symbol into a book, with what a person must know about the connection.
- *
- * The browser reconnects by itself and resumes at the last event id; when the book finds a gap, the connection is
- * opened anew, which begins with a reset. `state` is one of connecting, waiting (for the first reset), live, quiet,
- * disconnected.
+ * The feed: server-sent events of one symbol into a book. The browser reconnects by itself and resumes at the last id;
+ * when the book finds a gap, the connection is opened anew, which begins with a reset. `state` is one of connecting,
+ * waiting (for the first reset), live, quiet, disconnected.
  */
 
 import { Book, Gap } from "./book.js";
@@ -13,16 +11,17 @@ const QUIET_MS = 5000; // a tick comes every second: this long without one is wo
 const RETRY_MS = 1000;
 
 export class Feed extends EventTarget {
+  book = new Book();
+  latest = {}; // newest model of each kind
+  state = "connecting";
+  lastMs = 0; // when something of the stream last arrived, by the page's clock
+  gaps = 0;
+  resets = 0;
+  reason = "";
+
   constructor(symbol) {
     super();
     this.symbol = symbol;
-    this.book = new Book();
-    this.latest = {}; // newest model of each kind
-    this.state = "connecting";
-    this.lastMs = 0; // when something last arrived, by the page's clock
-    this.gaps = 0;
-    this.resets = 0;
-    this.reason = "";
     this.watch = setInterval(() => this.#judge(), 1000);
     this.#open();
   }
@@ -35,15 +34,14 @@ export class Feed extends EventTarget {
 
   #open() {
     this.source?.close();
-    this.source = new EventSource(`/events/${encodeURIComponent(this.symbol)}`);
+    this.source = new EventSource(`/events/${this.symbol}`);
     for (const kind of KINDS) this.source.addEventListener(kind, (event) => this.#take(kind, event));
-    this.source.addEventListener("open", () => this.#become(this.book.epoch === null ? "waiting" : this.state));
+    this.source.addEventListener("open", () => this.#become(this.resets ? "quiet" : "waiting"));
     this.source.addEventListener("error", () => this.#lost());
   }
 
   #take(kind, event) {
     const data = JSON.parse(event.data);
-    this.lastMs = Date.now();
     let change;
     try {
       change = this.book.apply(kind, data);
@@ -56,8 +54,20 @@ export class Feed extends EventTarget {
     }
     if (kind === "reset") this.resets += 1;
     else if (kind !== "diff" && kind !== "tick") this.latest[kind] = data;
-    if (this.book.epoch !== null) this.#become("live");
+    if (data.generation !== undefined) this.#live(); // what the gateway tells by itself says nothing of the data
     this.dispatchEvent(new CustomEvent(kind, { detail: change ?? data }));
+  }
+
+  /** Show an earlier state while there is no epoch. */
+  recall({ reset, ...models }) {
+    this.book.apply("reset", reset);
+    Object.assign(this.latest, models);
+    this.dispatchEvent(new CustomEvent("reset"));
+  }
+
+  #live() {
+    this.lastMs = Date.now();
+    this.#become("live");
   }
 
   #lost() {

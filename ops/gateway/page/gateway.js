@@ -14,13 +14,16 @@ export async function ask(path) {
 
 /** One tile in full: legs with the times of their quotes, and its order line. */
 export function askTile(symbol, { plane, strategy, side, strike, width }) {
-  return ask(`/api/tiles/${encodeURIComponent(symbol)}?${new URLSearchParams({ plane, strategy, side, strike, width })}`);
+  return ask(`/api/tiles/${symbol}?${new URLSearchParams({ plane, strategy, side, strike, width })}`);
+}
+
+export function askModel(symbol, model) {
+  return ask(`/api/models/${symbol}/${model}`);
 }
 
 /** The gamma exposures of one expiration: rows of [strike, calls, puts]. */
 export async function askExposures(symbol, date) {
-  const path = `/api/models/${encodeURIComponent(symbol)}/gex?side=`;
-  const [calls, puts] = await Promise.all([ask(`${path}calls`), ask(`${path}puts`)]);
+  const [calls, puts] = await Promise.all(["calls", "puts"].map((side) => askModel(symbol, `gex?side=${side}`)));
   const [up, down] = [calls.expirations[date] ?? {}, puts.expirations[date] ?? {}];
   return Object.keys({ ...up, ...down }).map((strike) => [Number(strike), up[strike], down[strike]]);
 }

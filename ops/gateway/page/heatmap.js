@@ -1,79 +1,78 @@
 /**
- * The heatmap: a sheet (strikes x widths, or strikes x expirations) on a canvas.
- *
- * A full draw happens when the view changes (axis, theme, plane); a diff repaints the cells it changed and those that
- * still fade, and nothing else. That is what holds 60 frames a second at ten diffs a second.
+ * The heatmap: a sheet on a canvas. All of it is painted when the view changes; a diff repaints the cells it changed and
+ * those that still fade, and nothing else. That is what holds 60 frames a second at ten diffs a second.
  */
 
-import { colour, fit } from "./canvas.js";
+import { Drawing, colour, line, write } from "./canvas.js";
 import { Scale, boundsOf } from "./colour.js";
 import { formatValue } from "./values.js";
 
 const FADE_MS = 900;
 const FLASH = 0.75; // how strong a change begins
 const FADE_STEPS = 4; // a fading cell is painted so often, not with every frame
-const FONT = "12px system-ui, sans-serif";
-const OPAQUE = { alpha: false };
-const SOLID = [];
+const GUTTER = 64; // for strikes
+const TINT = 0.16; // of the band and of the row of the money: strikes stay readable on it
 const HATCHED = 0b111111; // the flags of quotes: bits 0 to 5
 const RESCALE_SHARE = 0.25; // values outside the scale by so much of its span: a new scale is due
 
-export class Heatmap extends EventTarget {
-  constructor(canvas, axis) {
-    super();
-    this.canvas = canvas;
-    this.axis = axis;
-    this.sheet = null;
-    this.metric = "mid";
-    this.spot = null;
-    this.theme = "dark";
-    this.share = 1; // the part of the bounds that the colours span: with less, small values become distinguishable
-    this.bounds = [0, 1];
-    this.scale = null;
-    this.cursor = -1; // the place under the keyboard
-    this.fading = new Map(); // place -> time it changed
-    this.steps = new Int8Array(0); // place -> the step of its fading that is painted
-    this.marks = []; // [{price, label, colour, dash}], lines across the map, behind the numbers
-    this.markedRows = new Map(); // shown row -> [[y, mark]]
-    this.band = null; // [low, high]: expected move
-    this.fadeSteps = matchMedia("(prefers-reduced-motion: reduce)").matches ? 1 : FADE_STEPS;
-    this.paintMs = [];
-    this.frame = 0;
-    this.whole = true;
-    axis.addEventListener("move", () => this.redraw());
-  }
+export class Heatmap extends Drawing {
+  sheet = null;
+  metric = "mid";
+  spot = null;
+  theme = "dark";
+  scale = null;
+  share = 1; // the part of the bounds that the colours span: with less, small values can be told apart
+  bounds = [0, 1];
+  cursor = -1; // the place under the keyboard
+  fading = new Map(); // place -> time it changed
+  steps = new Int8Array(0); // place -> the step of its fading that is painted
+  marks = []; // [{price, label, colour, dash}], lines across the map, behind the numbers
+  markedRows = new Map(); // shown row -> [[y, mark]]
+  band = null; // [low, high]: expected move
+  fadeSteps = matchMedia("(prefers-reduced-motion: reduce)").matches ? 1 : FADE_STEPS;
+  whole = true;
 
   /** Show a sheet by a metric; the scale stays while what is shown stays, also over epochs. */
   show(sheet, metric, spot) {
     const samePlaces = this.sheet?.key === sheet.key;
-    const sameView = this.sheet?.view === sheet.view && this.metric === metric;
+    const sameView = this.sheet?.words === sheet.words && this.metric === metric;
     Object.assign(this, { sheet, metric, spot });
     if (!samePlaces) {
       this.fading.clear();
       this.cursor = -1;
       this.steps = new Int8Array(sheet.cells.length);
     }
-    if (!sameView) this.rescale();
+    if (!sameView) this.#rescale();
     this.redraw();
   }
 
-  /** Nothing to show. */
   clear() {
-    this.sheet = null;
-    this.marks = [];
-    this.band = null;
+    Object.assign(this, { sheet: null, marks: [], band: null });
     this.fading.clear();
     this.redraw();
   }
 
-  rescale() {
-    const { sheet } = this;
-    if (!sheet) return;
-    const values = Array.from(sheet.cells, (_, place) => sheet.value(this.metric, place, this.spot));
-    this.bounds = boundsOf(values);
+  useTheme(theme) {
+    this.theme = theme;
+    this.#shade();
+  }
+
+  useShare(share) {
+    this.share = share;
+    this.#shade();
+  }
+
+  #rescale() {
+    this.bounds = boundsOf(Array.from(this.sheet.cells, (_, place) => this.sheet.value(this.metric, place, this.spot)));
+    this.#shade();
+  }
+
+  /** Colours for the bounds as they are. */
+  #shade() {
     const [low, high] = this.bounds;
     this.scale = new Scale(this.theme, low, low + (high - low) * this.share);
-    this.dispatchEvent(new Event("scale"));
+    if (this.sheet) this.dispatchEvent(new Event("scale"));
+    this.redraw();
   }
 
   /** Cells of a plane changed: repaint those in sight, and let them fade. */
@@ -87,54 +86,32 @@ export class Heatmap extends EventTarget {
       this.steps[place] = -1;
     }
     if (this.metric === "change") this.whole = true; // a neighbour's price is part of it
-    if (this.fading.size) this.#schedule();
+    if (this.fading.size) super.redraw();
   }
 
   redraw() {
     this.whole = true;
-    this.#schedule();
-  }
-
-  resize() {
-    Object.assign(this, fit(this.canvas, OPAQUE, this.canvas.parentElement));
-    this.redraw();
+    super.redraw();
   }
 
   /** The place under a point of the canvas, -1 where there is no cell. */
   at(x, y) {
     const shown = this.axis.rowAt(y);
-    if (!this.sheet || shown < 0 || x < this.gutter) return -1;
-    const column = Math.floor((x - this.gutter) / this.columnWidth);
-    if (column >= this.sheet.columns.length) return -1;
-    const place = (this.sheet.strikes.length - 1 - shown) * this.sheet.columns.length + column;
-    return this.sheet.cells[place] < 0 ? -1 : place;
-  }
-
-  get gutter() {
-    return 64;
+    if (!this.sheet || shown < 0 || x < GUTTER) return -1;
+    const place = this.sheet.placeAt(shown, Math.floor((x - GUTTER) / this.columnWidth));
+    return (this.sheet.cells[place] ?? -1) < 0 ? -1 : place;
   }
 
   get columnWidth() {
-    return (this.width - this.gutter) / Math.max(1, this.sheet?.columns.length ?? 1);
+    return (this.width - GUTTER) / Math.max(1, this.sheet?.columns.length ?? 1);
   }
 
-  #schedule() {
-    if (this.frame) return;
-    this.frame = requestAnimationFrame(() => {
-      this.frame = 0;
-      this.#paint();
-    });
-  }
-
-  #paint() {
-    if (!this.width) return;
-    const began = performance.now();
-    if (this.whole || !this.sheet || this.#isOffScale()) this.#paintAll();
-    else this.#paintFading(began);
-    this.paintMs.push(performance.now() - began);
-    if (this.paintMs.length > 600) this.paintMs.shift();
-    for (const [place, since] of this.fading) if (began - since > FADE_MS) this.fading.delete(place);
-    if (this.fading.size) this.#schedule();
+  paint() {
+    const now = performance.now();
+    if (this.whole || !this.sheet || this.#isOffScale()) this.#paintAll(now);
+    else this.#paintFading(now);
+    for (const [place, since] of this.fading) if (now - since > FADE_MS) this.fading.delete(place);
+    if (this.fading.size) super.redraw();
   }
 
   /** A scale stays until values leave it for good; only cells that just changed need be looked at. */
@@ -148,44 +125,39 @@ export class Heatmap extends EventTarget {
       if (value !== null && (value < low - slack || value > high + slack)) outside += 1;
     }
     if (outside <= sheet.cells.length * 0.04) return false;
-    this.rescale();
+    this.#rescale();
     return true;
   }
 
-  #paintAll() {
+  #paintAll(now) {
     this.whole = false;
-    const { context, axis, sheet } = this;
-    Object.assign(this, { paper: colour("--panel"), blank: colour("--blank"), dim: colour("--dim") });
-    Object.assign(this, { flash: colour("--flash"), accent: colour("--accent") });
-    context.fillStyle = this.paper;
+    const { context, sheet } = this;
+    for (const name of ["panel", "blank", "dim", "flash", "accent"]) this[name] = colour(name);
+    context.fillStyle = this.panel;
     context.fillRect(0, 0, this.width, this.height);
     if (!sheet) return this.#say("waiting for the first epoch");
     if (!sheet.columns.length) return this.#say("no cells of this strategy on this plane");
     this.#paintBand();
     this.#placeMarks();
-    const [from, to] = axis.visible;
-    const now = performance.now();
+    const [from, to] = this.axis.visible;
     for (let shown = from; shown < to; shown += 1) {
-      const row = sheet.strikes.length - 1 - shown;
-      this.#paintStrike(shown, sheet.strikes[row]);
-      for (let column = 0; column < sheet.columns.length; column += 1) {
-        this.#paintCell(row * sheet.columns.length + column, now);
-      }
+      this.#paintStrike(shown);
+      const first = sheet.placeAt(shown, 0);
+      for (let place = first; place < first + sheet.columns.length; place += 1) this.#paintCell(place, now);
     }
     return undefined;
   }
 
   #say(words) {
     this.context.fillStyle = this.dim;
-    this.context.textAlign = "left";
-    this.context.fillText(words, this.gutter, 24);
+    write(this.context, words, GUTTER, 24, "left", "12");
   }
 
   #paintFading(now) {
     const [from, to] = this.axis.visible;
     const { sheet, steps } = this;
     for (const [place, since] of this.fading) {
-      const shown = sheet.strikes.length - 1 - Math.floor(place / sheet.columns.length);
+      const shown = sheet.rowOf(place);
       const step = Math.min(this.fadeSteps, Math.floor(((now - since) / FADE_MS) * this.fadeSteps));
       if (shown < from || shown >= to || step === steps[place]) continue;
       steps[place] = step;
@@ -194,32 +166,32 @@ export class Heatmap extends EventTarget {
   }
 
   /** The strike in the gutter; the one nearest spot stands out. */
-  #paintStrike(shown, strike) {
+  #paintStrike(shown) {
     const { context, axis } = this;
+    const strike = axis.strikes[shown];
     const atMoney = shown === this.moneyRow;
-    context.font = atMoney ? `bold ${FONT}` : FONT;
-    context.textBaseline = "middle";
-    context.textAlign = "right";
     context.fillStyle = atMoney ? this.flash : this.dim;
-    context.fillText(atMoney ? `▸ ${strike}` : String(strike), this.gutter - 8, axis.middle(shown) + 0.5);
+    const words = atMoney ? `▸ ${strike}` : strike;
+    write(context, words, GUTTER - 8, axis.middle(shown) + 0.5, "right", atMoney ? "bold 12" : "12");
   }
 
   /** The expected move as a band behind the strikes, and the row of the money behind everything. */
   #paintBand() {
     const { context, axis, sheet, spot, band } = this;
-    this.moneyRow = spot === null ? -1 : rowNearest(sheet.strikes, spot);
+    this.moneyRow = spot === null ? -1 : sheet.rowNearest(spot);
     if (band) {
       const [top, bottom] = [axis.place(band[1]) ?? 0, axis.place(band[0]) ?? this.height];
-      context.globalAlpha = 0.22;
-      context.fillStyle = this.accent;
-      context.fillRect(0, top, this.gutter - 3, bottom - top);
-      context.globalAlpha = 1;
-      context.fillRect(this.gutter - 5, top, 2, bottom - top);
+      this.#tint(this.accent, top, GUTTER - 3, bottom - top);
+      context.fillRect(GUTTER - 5, top, 2, bottom - top);
     }
-    if (this.moneyRow < 0) return;
-    context.globalAlpha = 0.16;
-    context.fillStyle = this.flash;
-    context.fillRect(0, axis.middle(this.moneyRow) - axis.rowHeight / 2, this.width, axis.rowHeight);
+    const { rowHeight } = axis;
+    if (this.moneyRow >= 0) this.#tint(this.flash, axis.middle(this.moneyRow) - rowHeight / 2, this.width, rowHeight);
+  }
+
+  #tint(shade, y, width, height) {
+    const { context } = this;
+    Object.assign(context, { fillStyle: shade, globalAlpha: TINT });
+    context.fillRect(0, y, width, height);
     context.globalAlpha = 1;
   }
 
@@ -237,8 +209,8 @@ export class Heatmap extends EventTarget {
   #paintCell(place, now) {
     const { context, axis, sheet, columnWidth } = this;
     const height = axis.rowHeight;
-    const shown = sheet.strikes.length - 1 - Math.floor(place / sheet.columns.length);
-    const x = this.gutter + (place % sheet.columns.length) * columnWidth;
+    const shown = sheet.rowOf(place);
+    const x = GUTTER + (place % sheet.columns.length) * columnWidth;
     const y = axis.middle(shown) - height / 2;
     const marks = this.markedRows.get(shown);
     if (sheet.cells[place] < 0) {
@@ -247,7 +219,7 @@ export class Heatmap extends EventTarget {
     }
     const value = sheet.value(this.metric, place, this.spot);
     const shade = this.scale.shade(value);
-    context.fillStyle = this.paper;
+    context.fillStyle = this.panel;
     context.fillRect(x, y, columnWidth, height);
     context.fillStyle = shade?.fill ?? this.blank;
     context.fillRect(x + 0.5, y + 0.5, columnWidth - 1, height - 1);
@@ -258,26 +230,16 @@ export class Heatmap extends EventTarget {
     if (shade && since !== undefined && now - since < FADE_MS) {
       this.#paintFrame(x, y, height, 1, FLASH * (1 - (now - since) / FADE_MS));
     }
-    if (height >= 14) this.#paintText(text, x, y, height, shade?.ink ?? this.dim);
+    context.fillStyle = shade?.ink ?? this.dim;
+    if (height >= 14) write(context, text, x + columnWidth / 2, y + height / 2 + 0.5, "center", "12");
     if (place === this.cursor) this.#paintFrame(x, y, height, 2.5, 1);
   }
 
   #paintFrame(x, y, height, width, strength) {
     const { context } = this;
-    context.globalAlpha = strength;
-    context.strokeStyle = this.flash;
-    context.lineWidth = width;
+    Object.assign(context, { globalAlpha: strength, strokeStyle: this.flash, lineWidth: width });
     context.strokeRect(x + 1.5, y + 1.5, this.columnWidth - 3, height - 3);
     context.globalAlpha = 1;
-  }
-
-  #paintText(text, x, y, height, ink) {
-    const { context } = this;
-    context.font = FONT;
-    context.textAlign = "center";
-    context.textBaseline = "middle";
-    context.fillStyle = ink;
-    context.fillText(text, x + this.columnWidth / 2, y + height / 2 + 0.5);
   }
 
   /** Doubtful quotes are hatched, thinly enough to read the number. */
@@ -292,9 +254,7 @@ export class Heatmap extends EventTarget {
       context.moveTo(x + at, y + height);
       context.lineTo(x + at + height, y);
     }
-    context.globalAlpha = 0.3;
-    context.strokeStyle = ink;
-    context.lineWidth = 1;
+    Object.assign(context, { globalAlpha: 0.3, strokeStyle: ink, lineWidth: 1 });
     context.stroke();
     context.restore();
   }
@@ -304,24 +264,11 @@ export class Heatmap extends EventTarget {
     const { context, columnWidth } = this;
     const side = (columnWidth - gap) / 2;
     for (const [y, mark] of marks) {
-      context.strokeStyle = mark.colour;
-      context.lineWidth = 2;
+      Object.assign(context, { strokeStyle: mark.colour, lineWidth: 2 });
       context.setLineDash(mark.dash);
-      context.beginPath();
-      context.moveTo(x, y);
-      context.lineTo(x + (gap ? side : columnWidth), y);
-      if (gap) {
-        context.moveTo(x + columnWidth - side, y);
-        context.lineTo(x + columnWidth, y);
-      }
-      context.stroke();
+      line(context, x, y, x + (gap ? side : columnWidth), y);
+      if (gap) line(context, x + columnWidth - side, y, x + columnWidth, y);
     }
-    context.setLineDash(SOLID);
+    context.setLineDash([]);
   }
-}
-
-/** The shown row (descending) of the strike (ascending) nearest a price. */
-function rowNearest(strikes, price) {
-  const nearer = (best, strike, row) => (Math.abs(strike - price) < Math.abs(strikes[best] - price) ? row : best);
-  return strikes.length - 1 - strikes.reduce(nearer, 0);
 }

@@ -1,15 +1,10 @@
-/** Labels that may not cover each other. Pure. */
+/** Labels that may not cover each other. */
 
 /** Places as near to the wanted ones (ascending) as a gap between neighbours allows, within `low` to `high`. */
 export function spread(wanted, gap, low, high) {
-  const places = [...wanted];
-  let least = low;
-  for (let at = 0; at < places.length; at += 1) {
-    places[at] = Math.max(places[at], least);
-    least = places[at] + gap;
-  }
-  let most = high;
-  for (let at = places.length - 1; at >= 0; at -= 1) {
+  const places = [];
+  for (const place of wanted) places.push(Math.max(place, places.length ? places.at(-1) + gap : low));
+  for (let at = places.length - 1, most = high; at >= 0; at -= 1) {
     places[at] = Math.min(places[at], most);
     most = places[at] - gap;
   }

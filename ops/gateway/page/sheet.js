@@ -6,13 +6,11 @@
 import { buyOf, changeBetween, midOf, rewardToRisk, sellOf } from "./values.js";
 
 export class Sheet {
-  constructor(strategy, side, strikes, columns, view, epoch) {
-    this.strategy = strategy;
-    this.side = side;
-    this.strikes = strikes;
-    this.columns = columns; // [{label, plane, width}]
-    this.view = view; // what is shown, whatever the epoch
-    this.key = `${epoch}/${view}`; // sheets with the same key have the same places
+  /** `columns`: [{label, plane, width}]. */
+  constructor(strategy, side, strikes, columns, source, epoch) {
+    Object.assign(this, { strategy, side, strikes, columns });
+    this.words = `${source} ${side} ${strategy}`; // what is shown, whatever the epoch
+    this.key = `${epoch} ${this.words}`; // sheets with the same key have the same places
     this.cells = new Int32Array(strikes.length * columns.length).fill(-1);
     this.places = new Map(columns.map(({ plane }) => [plane, new Int32Array(plane.count).fill(-1)]));
     columns.forEach(({ plane, width }, column) => {
@@ -28,6 +26,22 @@ export class Sheet {
     this.places.get(plane)[cell] = place;
   }
 
+  /** The place in a row as it is shown, from the highest strike down. */
+  placeAt(shown, column) {
+    return (this.strikes.length - 1 - shown) * this.columns.length + column;
+  }
+
+  /** The row in which a place is shown. */
+  rowOf(place) {
+    return this.strikes.length - 1 - Math.floor(place / this.columns.length);
+  }
+
+  /** The row whose strike is nearest a price. */
+  rowNearest(price) {
+    const away = this.strikes.map((strike) => Math.abs(strike - price)).reverse();
+    return away.indexOf(Math.min(...away));
+  }
+
   plane(place) {
     return this.columns[place % this.columns.length].plane;
   }
@@ -40,7 +54,6 @@ export class Sheet {
     return this.strikes[Math.floor(place / this.columns.length)];
   }
 
-  /** The name of the tile at a place. */
   tile(place) {
     const { plane, width } = this.columns[place % this.columns.length];
     return { plane: plane.id, strategy: this.strategy, side: this.side, strike: this.strike(place), width };
@@ -68,7 +81,7 @@ export class Sheet {
   }
 
   #change(place, plane, cell, spot) {
-    if (spot === null) return null;
+    if (spot === null || spot === this.strike(place)) return null;
     const next = place + (this.strike(place) < spot ? 1 : -1) * this.columns.length;
     const there = this.cells[next] ?? -1;
     return there < 0 ? null : changeBetween(midOf(plane, cell), midOf(plane, there));
@@ -78,13 +91,12 @@ export class Sheet {
 /** The sheet of a choice; `plane` names the plane, for singles its root. */
 export function sheetOf(book, strategy, side, plane) {
   if (strategy !== "single") {
-    const widths = plane.grid(strategy, side)?.widths ?? [];
-    const columns = widths.map((width) => ({ label: String(width), plane, width }));
-    return new Sheet(strategy, side, plane.strikes, columns, `${plane.id}/${strategy}/${side}`, book.epoch);
+    const columns = plane.widths(strategy, side).map((width) => ({ label: String(width), plane, width }));
+    return new Sheet(strategy, side, plane.strikes, columns, plane.id, book.epoch);
   }
   const planes = [...book.planes.values()].filter((one) => one.root === plane.root);
   planes.sort((a, b) => a.expiration.localeCompare(b.expiration));
   const strikes = [...new Set(planes.flatMap((one) => one.strikes))].sort((a, b) => a - b);
-  const columns = planes.map((one) => ({ label: `${one.expiration.slice(5)} · ${one.dte}d`, plane: one, width: 0 }));
-  return new Sheet(strategy, side, strikes, columns, `${plane.root}/${strategy}/${side}`, book.epoch);
+  const columns = planes.map((one) => ({ label: `${one.expiration.slice(5)} ${one.dte}d`, plane: one, width: 0 }));
+  return new Sheet(strategy, side, strikes, columns, plane.root, book.epoch);
 }

@@ -1,30 +1,49 @@
 /** The table mode: the same cells as text, for screen readers, for copying, and for tests. */
 
 import { flagWords } from "./book.js";
+import { make } from "./elements.js";
 import { METRICS, formatValue } from "./values.js";
 
-/** Builds the table of a sheet and keeps it level, one cell at a time. */
 export class CellTable {
+  sheet = null;
+  found = new Map(); // place -> td
+  money = null; // the row nearest spot
+
   constructor(root) {
     this.root = root;
-    this.sheet = null;
-    this.found = new Map(); // place -> td
   }
 
   show(sheet, metric, spot) {
     const same = this.sheet?.key === sheet.key;
-    Object.assign(this, { sheet, metric, spot });
+    Object.assign(this, { sheet, metric });
     if (!same) this.#build();
+    this.caption.textContent = `${sheet.words}: ${METRICS[metric]}`;
+    this.useSpot(spot);
     this.#write(this.found.keys());
+    if (!same) this.reveal();
+  }
+
+  /** Mark the row of the money. */
+  useSpot(spot) {
+    this.spot = spot;
+    this.money?.classList.remove("money");
+    if (!this.sheet || spot === null) return;
+    this.money = this.body.rows[this.sheet.rowNearest(spot)];
+    this.money.classList.add("money");
+    if (this.metric === "change") this.#write(this.found.keys());
+  }
+
+  reveal() {
+    if (this.money) this.root.scrollTop = this.money.offsetTop - this.root.clientHeight / 2;
   }
 
   clear() {
     this.sheet = null;
+    this.money = null;
     this.found.clear();
     this.root.replaceChildren();
   }
 
-  /** Cells of a plane changed. */
   touch(plane, cells) {
     if (!this.sheet) return;
     if (this.metric === "change") this.#write(this.found.keys());
@@ -34,16 +53,16 @@ export class CellTable {
   #build() {
     const { sheet } = this;
     this.found.clear();
-    const table = document.createElement("table");
-    table.createCaption().textContent = `${sheet.key}`;
+    const table = make("table");
+    this.caption = table.createCaption();
     const head = table.createTHead().insertRow();
-    head.append(header("col", "strike"), ...sheet.columns.map(({ label }) => header("col", label)));
-    const body = table.createTBody();
-    for (let row = sheet.strikes.length - 1; row >= 0; row -= 1) {
-      const line = body.insertRow();
-      line.append(header("row", String(sheet.strikes[row])));
-      for (let column = 0; column < sheet.columns.length; column += 1) {
-        const place = row * sheet.columns.length + column;
+    head.append(...["strike", ...sheet.columns.map(({ label }) => label)].map((words) => header("col", words)));
+    this.body = table.createTBody();
+    for (let row = 0; row < sheet.strikes.length; row += 1) {
+      const line = this.body.insertRow();
+      const first = sheet.placeAt(row, 0);
+      line.append(header("row", sheet.strike(first)));
+      for (let place = first; place < first + sheet.columns.length; place += 1) {
         const cell = line.insertCell();
         if (sheet.cells[place] < 0) continue;
         cell.dataset.cell = `${sheet.plane(place).id} ${sheet.cells[place]}`;
@@ -64,14 +83,11 @@ export class CellTable {
       if (found.textContent !== text) found.textContent = text;
       found.dataset.value = value ?? "";
       found.dataset.flags = sheet.flags(place);
-      found.setAttribute("aria-label", `${METRICS[metric]} ${value === null ? "unknown" : text}${flags && `, ${flags}`}`);
+      found.ariaLabel = `${METRICS[metric]} ${value === null ? "unknown" : text}${flags && `, ${flags}`}`;
     }
   }
 }
 
-function header(scope, words) {
-  const cell = document.createElement("th");
-  cell.scope = scope;
-  cell.textContent = words;
-  return cell;
+function header(scope, textContent) {
+  return make("th", { scope, textContent });
 }

@@ -1,11 +1,13 @@
 /** Tabs: buttons of which one is chosen; arrow keys move between them. */
 
+import { make } from "./elements.js";
+
 export class Tabs {
-  /** `pick(value)` is called when the user chooses. */
+  told = "";
+
   constructor(root, pick) {
     this.root = root;
     this.pick = pick;
-    this.told = "";
     root.addEventListener("click", (event) => this.#take(event.target.closest("button")));
     root.addEventListener("keydown", (event) => this.#press(event));
   }
@@ -13,7 +15,7 @@ export class Tabs {
   /** Show these `[value, words, title]`, one of them chosen; what is already there is not built again. */
   show(entries, chosen) {
     const told = JSON.stringify(entries);
-    if (told !== this.told || !this.root.firstChild) {
+    if (told !== this.told) {
       this.told = told;
       this.root.replaceChildren(...entries.map(([value, words, title]) => tabOf(value, words, title)));
     }
@@ -41,9 +43,7 @@ export class Tabs {
 }
 
 function tabOf(value, words, title) {
-  const button = document.createElement("button");
-  Object.assign(button, { type: "button", textContent: words ?? value, title: title ?? "" });
-  button.setAttribute("role", "tab");
+  const button = make("button", { role: "tab", textContent: words ?? value, title: title ?? "" });
   button.dataset.name = value;
   return button;
 }

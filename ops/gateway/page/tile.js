@@ -11,9 +11,10 @@ const price = (value) => (value === null ? "–" : value.toFixed(2));
 
 /**
  * The words of a tile `{plane, strategy, side, strike, width}`. `told` is what the gateway says of it, null before it
- * did: the stream has no quote times. `nowS` is the market's time.
+ * did: the stream has no quote times.
  */
-export function wordsOf(book, tile, told, nowS) {
+export function wordsOf({ book, latest }, tile, told) {
+  const nowS = latest.gex?.ts;
   const title = `${tile.plane} ${tile.strategy} ${tile.side} ${tile.strike}${tile.width ? ` width ${tile.width}` : ""}`;
   const plane = book.planes.get(tile.plane);
   const cell = plane?.find(tile.strategy, tile.side, tile.strike, tile.width) ?? -1;
@@ -29,50 +30,59 @@ export function wordsOf(book, tile, told, nowS) {
   const flags = flagWords(plane.flags[cell]);
   return [
     title, ...legs, `mid ${price(mid)}, buy ${price(buyOf(plane, cell))}, sell ${price(sellOf(plane, cell))}`,
-    ratio === null ? "" : `reward to risk ${ratio.toFixed(1)}`, flags.join(", "),
+    ratio === null ? "" : `max profit ${price(tile.width - mid)}, max loss ${price(mid)}, R2R ${ratio.toFixed(1)}`,
+    flags.join(", "),
   ].filter(Boolean).join("\n");
 }
 
-/** The words beside the pointer. */
+/** The words beside the pointer; they stay level with what they tell. */
 export class Tip {
+  tell = null;
+
   constructor(root) {
     this.root = root;
-    this.rest = 0;
   }
 
   hide() {
     clearTimeout(this.rest);
-    this.rest = 0;
+    this.tell = null;
     this.root.hidden = true;
   }
 
-  show(event, words) {
+  /** Show what `tell` says. */
+  show(event, tell) {
     this.hide();
+    this.tell = tell;
     this.root.hidden = false;
-    this.root.textContent = words;
     this.root.style.left = `${Math.max(4, Math.min(event.clientX + 14, innerWidth - 310))}px`;
     this.root.style.top = `${Math.min(event.clientY + 14, innerHeight - 160)}px`;
+    this.refresh();
+  }
+
+  refresh() {
+    if (this.tell) this.root.textContent = this.tell();
   }
 
   /** A tile; once the pointer rests, with the ages of its quotes. */
   showTile(event, feed, tile) {
-    this.show(event, wordsOf(feed.book, tile, null, null));
-    const rest = setTimeout(async () => {
-      const told = await askTile(feed.symbol, tile).catch(() => null);
-      if (told && rest === this.rest) this.show(event, wordsOf(feed.book, tile, told, feed.latest.gex?.ts));
+    let told = null;
+    this.show(event, () => wordsOf(feed, tile, told));
+    this.rest = setTimeout(async () => {
+      told = await askTile(feed.symbol, tile).catch(() => null);
+      this.refresh();
     }, REST_MS);
-    this.rest = rest;
   }
 }
 
 /** The pinned tile; it stays what it is whatever the map shows. */
 export class Pin {
+  tile = null;
+
   constructor(root) {
     this.root = root;
     this.text = root.querySelector("pre");
     this.copy = root.querySelector("#copy-order");
     this.order = root.querySelector("output");
-    this.tile = null;
     this.copy.addEventListener("click", () => this.#copyOrder());
     root.querySelector("#unpin").addEventListener("click", () => this.clear());
   }
@@ -89,9 +99,9 @@ export class Pin {
   }
 
   /** Show it as the book has it now; the gateway is asked for the ages now and then. */
-  show(book, nowS) {
+  show(feed) {
     if (!this.tile) return;
-    this.text.textContent = wordsOf(book, this.tile, this.told, nowS);
+    this.text.textContent = wordsOf(feed, this.tile, this.told);
     if (Date.now() - this.askedMs > REFRESH_MS) this.#ask().catch(() => {});
   }
 

@@ -3,18 +3,15 @@
 import { NONE } from "./book.js";
 
 export const METRICS = {
-  mid: "mid",
-  natural: "natural buy",
-  sell: "natural sell",
-  r2r: "R2R",
-  change: "% to next strike",
+  mid: "mid", natural: "natural buy", sell: "natural sell", r2r: "R2R", change: "% to next strike",
 };
 
-const dollars = (cents, unit) => (cents === NONE ? null : cents / unit);
+const dollarsOf = (field, unit) => (plane, cell) =>
+  (cell < 0 || plane[field][cell] === NONE ? null : plane[field][cell] / unit);
 
-export const midOf = (plane, cell) => (cell < 0 ? null : dollars(plane.mid2[cell], 200));
-export const buyOf = (plane, cell) => (cell < 0 ? null : dollars(plane.buy[cell], 100));
-export const sellOf = (plane, cell) => (cell < 0 ? null : dollars(plane.sell[cell], 100));
+export const midOf = dollarsOf("mid2", 200);
+export const buyOf = dollarsOf("buy", 100);
+export const sellOf = dollarsOf("sell", 100);
 
 /** (width - debit) / debit; null when nothing is paid, or for a single, which has no width. */
 export function rewardToRisk(debit, width) {
@@ -28,23 +25,20 @@ export function changeBetween(here, there) {
 
 export function formatValue(metric, value) {
   if (value === null) return "";
-  if (metric === "change") return `${value > 0 ? "+" : ""}${value.toFixed(0)}%`;
+  if (metric === "change") return `${value >= 0.5 ? "+" : ""}${Math.round(value)}%`;
   if (metric === "r2r") return value >= 100 ? value.toFixed(0) : value.toFixed(1);
   return Math.abs(value) >= 100 ? value.toFixed(1) : value.toFixed(2);
 }
 
-const SUFFIXES = [[1e12, "T"], [1e9, "B"], [1e6, "M"], [1e3, "K"]];
+const DOLLARS = new Intl.NumberFormat("en-US", { notation: "compact", maximumFractionDigits: 2 });
 
 /** US dollars as people write them: 49.24B. */
 export function formatDollars(value) {
-  if (value === null || value === undefined) return "–";
-  const size = Math.abs(value);
-  const [unit, suffix] = SUFFIXES.find(([least]) => size >= least) ?? [1, ""];
-  return `${(value / unit).toFixed(size >= 1000 ? 2 : 0)}${suffix}`;
+  return value == null ? "–" : DOLLARS.format(value);
 }
 
 export function formatPoints(value) {
-  if (value === null || value === undefined) return "–";
+  if (value == null) return "–";
   return Number.isInteger(value) ? String(value) : value.toFixed(2);
 }
 
@@ -61,4 +55,10 @@ const MARKET_TIME = new Intl.DateTimeFormat("en-GB", {
 /** The time of day on the market's clock, of epoch seconds. */
 export function marketClock(ts) {
   return MARKET_TIME.format(ts * 1000);
+}
+
+const MARKET_DAY = new Intl.DateTimeFormat("en-GB", { timeZone: "America/New_York", day: "numeric", month: "short" });
+
+export function marketMoment(ts) {
+  return `${MARKET_DAY.format(ts * 1000)} ${marketClock(ts)}`;
 }
