@@ -56,6 +56,7 @@ log = structlog.get_logger("gateway")
 
 STREAMS = frozenset({"events", "websocket"})
 PAGE = Path(__file__).parent / "page"
+PAGE_FILES = {file.relative_to(PAGE).as_posix(): file for file in PAGE.rglob("*") if file.is_file()}
 MAX_CLIENTS = 1000
 REQUESTS_PER_S, REQUESTS_BURST = 50.0, 200.0  # of one caller
 HEARTBEAT_EVERY_S = 1.0
@@ -179,7 +180,8 @@ class Gateway:
             methods = [one.method, "HEAD"] if one.method == "GET" and one.name not in STREAMS else [one.method]
             for method in methods:
                 app.router.add_route(method, one.path, handlers[one.name], expect_handler=ignore_expectations)
-        app.router.add_static("/page", PAGE, expect_handler=ignore_expectations)
+        for method in ("GET", "HEAD"):
+            app.router.add_route(method, "/page/{file:.+}", self.page_file, expect_handler=ignore_expectations)
         for path in {one.path for one in ENDPOINTS}:
             app.router.add_route("*", path, refuse_method, expect_handler=ignore_expectations)
         app.router.add_route("*", "/{nothing:.*}", find_nothing, expect_handler=ignore_expectations)
@@ -252,6 +254,13 @@ class Gateway:
     async def page(self, _: web.Request) -> web.FileResponse:
         """The page."""
         return web.FileResponse(PAGE / "index.html")
+
+    async def page_file(self, request: web.Request) -> web.FileResponse:
+        """What the page loads: the files that were there at the start, by their names, and nothing else."""
+        file = PAGE_FILES.get(request.match_info["file"])
+        if file is None:
+            raise web.HTTPNotFound
+        return web.FileResponse(file)
 
     async def login_page(self, _: web.Request) -> web.StreamResponse:
         """Who gets here need not log in (any more): others are asked for the token wherever they go."""

@@ -171,11 +171,33 @@ async def test_a_frozen_client_is_cut_and_costs_others_nothing(
                 assert await _clients(scene, 1)
 
 
-def _publish_much(scene: Scene) -> int:
-    """Append an event of a megabyte to the stream; its seq."""
+async def test_a_client_that_takes_steadily_is_not_cut_however_long_it_takes(
+    redis_url: str, settings_for: SettingsFor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listening_module, "WRITE_S", 1.0)
+    async with scene_on(redis_url, settings_for(MARKETSWARM_PORT="0")) as scene:
+        await scene.pipeline.live()
+        with socket.socket() as steady:
+            steady.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2**16)
+            steady.connect((scene.gateway.host, scene.gateway.port))
+            steady.setblocking(False)
+            loop, got = asyncio.get_running_loop(), 0
+            await loop.sock_sendall(steady, f"GET /events/{SYMBOL} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode())
+            await wait_until_async(lambda: _clients(scene, 1), "it to be connected")
+            await asyncio.sleep(0.5)
+            _publish_much(scene, megabytes=12)
+            while got < 12 * 2**20:
+                piece = await loop.sock_recv(steady, 2**16)
+                assert piece, "it was cut"
+                got += len(piece)
+                await asyncio.sleep(0.02)
+
+
+def _publish_much(scene: Scene, megabytes: int = 1) -> int:
+    """Append an event of so many megabytes to the stream; its seq."""
     client, state = scene.pipeline.client, scene.pipeline.keys.model_state(SYMBOL)
     seq: int = client.hincrby(state, "seq", 1)
-    data = json.dumps({"model": "gex", "filler": "x" * 2**20})
+    data = json.dumps({"model": "gex", "filler": "x" * megabytes * 2**20})
     entry = {"type": "gex", "seq": seq, "generation": client.hget(state, "generation"), "data": data}
     client.xadd(scene.pipeline.keys.model_stream(SYMBOL), entry)
     return seq

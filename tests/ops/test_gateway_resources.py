@@ -76,7 +76,8 @@ async def test_alerts_newest_first(scene: Scene) -> None:
     stream = scene.pipeline.keys.alert_stream(SYMBOL)
     for number in range(3):
         scene.pipeline.client.xadd(stream, {"data": json.dumps({"rule": f"r{number}"})})
-    status, body = await scene.get(f"/api/alerts/{SYMBOL}?count=2")
+    scene.pipeline.client.xadd(stream, {"hello": "world"})  # a foreign entry is passed over
+    status, body = await scene.get(f"/api/alerts/{SYMBOL}?count=3")
     assert status == 200 and [one["rule"] for one in body["alerts"]] == ["r2", "r1"]
     assert all("-" in one["id"] for one in body["alerts"])
     assert await scene.get("/api/rules") == (200, {"rules": [], "problem": None})
@@ -88,6 +89,7 @@ async def test_alerts_reach_listeners_at_once_and_never_again(scene: Scene) -> N
     await asyncio.sleep(1.2)  # the gateway looks once a second
     async with scene.listening() as listener:
         await listener.next()
+        scene.pipeline.client.xadd(stream, {"data": "nonsense"})
         entry = scene.pipeline.client.xadd(stream, {"data": '{"rule":"new"}'}).decode()
         alert = await listener.until_any("alert")
         assert alert.data == {"id": entry, "rule": "new"} and alert.id == ""
