@@ -96,22 +96,24 @@ class Watched:
     session: CDPSession
     epochs: set[str] = field(default_factory=set)
     counts: dict[str, Any] = field(default_factory=dict)
+    heap_bytes: int = 0
 
     async def look(self) -> None:
         """Ask the client module of the page for its counts."""
         self.counts = await self.page.evaluate(COUNTS)
         self.epochs.add(self.counts["epoch"])
 
-    async def heap_bytes(self) -> int:
-        """What the page's heap holds when nothing in it is garbage."""
+    async def weigh(self) -> None:
+        """Ask what the page's heap holds when nothing in it is garbage."""
         for _ in range(3):
             await self.session.send("HeapProfiler.collectGarbage")
-        return int((await self.session.send("Runtime.getHeapUsage"))["usedSize"])
+        self.heap_bytes = (await self.session.send("Runtime.getHeapUsage"))["usedSize"]
 
     def line(self) -> str:
         """The counts for a person."""
         told = "  ".join(f"{name} {self.counts[name]}" for name in ("state", "resets", "diffs", "checked", "gaps"))
-        return f"{self.symbol}  {told}  epochs {len(self.epochs)}  {self.counts['reason']}"
+        heap = f"heap {self.heap_bytes / 1e6:.2f} MB"
+        return f"{self.symbol}  {told}  epochs {len(self.epochs)}  {heap}  {self.counts['reason']}"
 
     def in_step(self) -> bool:
         """Whether it never lost its step, and is live."""
@@ -132,7 +134,6 @@ async def soak(url: str, symbols: list[str], minutes: float, dice: random.Random
     async with relaying(url) as (relay, relayed), async_playwright() as playwright:
         browser = await playwright.chromium.launch(executable_path=program(), args=list(FLAGS))
         watched = [await watch(browser, relayed, symbol) for symbol in symbols]
-        before = [await each.heap_bytes() for each in watched]
         cutting = asyncio.create_task(_cut_again_and_again(relay, dice))
         end = time.monotonic() + minutes * 60.0
         while time.monotonic() < end:
@@ -141,9 +142,7 @@ async def soak(url: str, symbols: list[str], minutes: float, dice: random.Random
         await asyncio.sleep(LEVEL_S)
         for each in watched:
             await each.look()
-        after = [await each.heap_bytes() for each in watched]
-        for each, first, last in zip(watched, before, after, strict=True):
-            print(f"{each.line()}  heap {first / 1e6:.2f} MB before, {last / 1e6:.2f} MB after", flush=True)
+            print(f"at the end  {each.line()}", flush=True)
         await browser.close()
         return all(each.in_step() for each in watched)
 
@@ -161,6 +160,7 @@ async def _report_for_a_minute(watched: list[Watched], relay: Relay, end: float)
         for each in watched:
             await each.look()
     for each in watched:
+        await each.weigh()
         print(f"{time.strftime('%H:%M:%S')}  {each.line()}  cuts {relay.cuts}", flush=True)
 
 
