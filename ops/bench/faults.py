@@ -56,7 +56,7 @@ COUNTED = (
     "dropped",
     "excluded",
 )
-ALERTS = "[[rule]]\nname='stale'\nwhen='stale'\nseconds=5\n[[rule]]\nname='storm'\nwhen='promotion_storm'\n"
+ALERTS = "[[rule]]\nname='stale'\nwhen='stale'\nseconds=15\n[[rule]]\nname='storm'\nwhen='promotion_storm'\n"
 
 
 # --- watching a pipeline
@@ -117,7 +117,7 @@ class Watch:
                 alert = json.loads(fields[b"data"])
                 yield Event(int(entry_id.split(b"-")[0]) / 1000, f"alert {alert['when']}")
         for _, gap in self._client.xrange(self._keys.gaps_stream(self._settings.massive_symbols[0])):
-            feed, reason = gap[b"feed"].decode(), gap[b"reason"].decode()
+            feed, reason = gap[b"feed"].decode(), gap[b"reason"].decode().partition(": ")[0]
             yield Event(float(gap[b"ts"]), f"gap {feed}", f"{feed} ({reason})")
         for log in self._files.logs.glob("*.stderr.log"):
             yield from warnings_of(log.read_text(errors="replace"))
