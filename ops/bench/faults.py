@@ -36,7 +36,7 @@ from contracts.clock import decode_clock
 from contracts.keys import Keys, Stat
 from contracts.settings import Settings, load_settings
 from ops.audit import Audit
-from ops.bench.fault_cases import CALM_S, CASES, Event, Look, Row, Schedule, Seen, judge, scenario, schedules, table
+from ops.bench.fault_cases import CASES, Event, Look, Row, Schedule, Seen, judge, scenario, schedules, table
 from ops.status import read_status
 from ops.supervision import SupervisorFiles
 from ops.wiring import keys_of
@@ -106,9 +106,10 @@ class Watch:
         return {name: count for name, count in counts.items() if count}
 
     def seen(self, begun_ts: float, until_ts: float) -> Seen:
-        """What was seen between two moments, with looks from before the first."""
-        looks = [look for look in self._looks if begun_ts - CALM_S < look.ts < until_ts]
-        return Seen(begun_ts, looks, [event for event in self._events() if begun_ts <= event.ts < until_ts])
+        """What was seen between two moments, with the look before the first."""
+        before = [look for look in self._looks if look.ts < begun_ts][-1:]
+        looks = [look for look in self._looks if begun_ts <= look.ts < until_ts]
+        return Seen(begun_ts, before + looks, [event for event in self._events() if begun_ts <= event.ts < until_ts])
 
     def _events(self) -> Iterator[Event]:
         yield from list(self._audits)
