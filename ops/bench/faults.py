@@ -36,7 +36,7 @@ from contracts.clock import decode_clock
 from contracts.keys import Keys, Stat
 from contracts.settings import Settings, load_settings
 from ops.audit import Audit
-from ops.bench.fault_cases import CALM_S, CASES, Event, Look, Row, Schedule, Seen, judge, scenario, schedules, table
+from ops.bench.fault_cases import CASES, Event, Look, Row, Schedule, Seen, judge, scenario, schedules, table
 from ops.status import read_status
 from ops.supervision import SupervisorFiles
 from ops.wiring import keys_of
@@ -56,7 +56,7 @@ COUNTED = (
     "dropped",
     "excluded",
 )
-ALERTS = "[[rule]]\nname='stale'\nwhen='stale'\nseconds=5\n[[rule]]\nname='storm'\nwhen='promotion_storm'\n"
+ALERTS = "[[rule]]\nname='stale'\nwhen='stale'\nseconds=15\n[[rule]]\nname='storm'\nwhen='promotion_storm'\n"
 
 
 # --- watching a pipeline
@@ -106,9 +106,10 @@ class Watch:
         return {name: count for name, count in counts.items() if count}
 
     def seen(self, begun_ts: float, until_ts: float) -> Seen:
-        """What was seen between two moments, with looks from before the first."""
-        looks = [look for look in self._looks if begun_ts - CALM_S < look.ts < until_ts]
-        return Seen(begun_ts, looks, [event for event in self._events() if begun_ts <= event.ts < until_ts])
+        """What was seen between two moments, with the look before the first."""
+        before = [look for look in self._looks if look.ts < begun_ts][-1:]
+        looks = [look for look in self._looks if begun_ts <= look.ts < until_ts]
+        return Seen(begun_ts, before + looks, [event for event in self._events() if begun_ts <= event.ts < until_ts])
 
     def _events(self) -> Iterator[Event]:
         yield from list(self._audits)
@@ -117,7 +118,7 @@ class Watch:
                 alert = json.loads(fields[b"data"])
                 yield Event(int(entry_id.split(b"-")[0]) / 1000, f"alert {alert['when']}")
         for _, gap in self._client.xrange(self._keys.gaps_stream(self._settings.massive_symbols[0])):
-            feed, reason = gap[b"feed"].decode(), gap[b"reason"].decode()
+            feed, reason = gap[b"feed"].decode(), gap[b"reason"].decode().partition(": ")[0]
             yield Event(float(gap[b"ts"]), f"gap {feed}", f"{feed} ({reason})")
         for log in self._files.logs.glob("*.stderr.log"):
             yield from warnings_of(log.read_text(errors="replace"))
