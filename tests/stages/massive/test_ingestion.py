@@ -275,6 +275,29 @@ async def test_the_key_is_nowhere_in_the_server(start: Start, client: Any, board
         assert KEY.encode() not in blob and KEY.encode() not in key
 
 
+async def test_etfs_and_stocks_need_no_indices_feed_and_take_their_spot_from_the_chain(
+    start: Start, client: Any, tmp_path: Path
+) -> None:
+    options = MockOptions(port=0, symbols=("SPY", "AAPL"), contracts=400, data=tmp_path / "etf", key=KEY)
+    async with serving(options) as mock:
+        urls = {"MASSIVE_REST_URL": mock.rest_url, "MASSIVE_WS_URL": mock.ws_url}
+        start("one", **urls, MASSIVE_SYMBOLS="SPY,AAPL", MASSIVE_CHAIN_NUM_EXPIRATIONS="2", MASSIVE_WS_CONNECTIONS="1")
+        for symbol in ("SPY", "AAPL"):
+            client.hset(KEYS.job(symbol), mapping={"ticket": 1, "last_ticket": 1})
+            client.xadd(KEYS.jobs_stream(symbol), encode(ChainFetch(symbol, 1, "interval")))
+        await wait_until_async(lambda: client.xlen(KEYS.chain_stream("SPY")) == 2, "both fetched", 20.0)
+        for _, fields in client.xrange(KEYS.chain_stream("SPY")):
+            told = json.loads(fields[b"data"])
+            assert len(told["received"]) == 2 and told["failed"] == []
+            spot = json.loads(client.get(KEYS.spot(told["symbol"])))
+            assert spot["value"] == pytest.approx(mock.provider.market.spot(told["symbol"]), rel=0.01)
+
+        async def connected() -> bool:
+            return set(await sockets(mock)) == {"options:0"}
+
+        await wait_until_async(connected, "one socket, of options")
+
+
 async def test_partitions_share_the_sockets_of_the_key(start: Start, client: Any, mock: RunningMock) -> None:
     """One option socket and one for indices over both partitions; each has its own frames, gaps and reports."""
     keys = Keys(partitioned=True)
