@@ -264,7 +264,7 @@ class Broker:
         return sum(row["idle"] <= idle_ms for row in rows)
 
     async def reserve(self, budget: str, limit: int, window_ms: int, hold_ms: int = 0) -> float:
-        """Take the next of `limit` slots a window of a shared budget (0: no limit); seconds to wait for it.
+        """Take one of `limit` slots a window of a shared budget (0: no limit): 0, or the seconds to wait and ask again.
 
         `hold_ms`: nobody gets a slot before that is over; no slot is taken.
         """

@@ -54,7 +54,10 @@ class RequestBudget:
 
     async def wait(self) -> None:
         """Return when one more request may be sent."""
-        await asyncio.sleep(await self._broker.reserve(self._key, *self._slots))
+        wait_s = await self._broker.reserve(self._key, *self._slots)
+        while wait_s:
+            await asyncio.sleep(wait_s)
+            wait_s = await self._broker.reserve(self._key, *self._slots)
 
     async def hold(self, seconds: float) -> None:
         """The provider wants nobody to ask for so long."""
