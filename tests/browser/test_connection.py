@@ -85,8 +85,8 @@ async def test_old_quotes_are_not_live_though_ticks_come(screen: Screen) -> None
     gex = await screen.tell("page.feed.latest.gex")
     ts = 1771513215.0  # 10:00:15 in New York
     await screen.hear("gex", {**gex, "seq": gex["seq"] + 1, "ts": ts + 3600, "asof_quote": ts, "asof_spot": ts + 3599})
-    await screen.until("document.body.dataset.state === 'quiet'")
-    assert await screen.text("#connection") == "quotes of 19 Feb 10:00:15, 1.0 h old"
+    await screen.until("document.getElementById('connection').textContent === 'quotes of 19 Feb 10:00:15, 60 min old'")
+    assert await screen.tell("document.body.dataset.state") == "quiet"
 
 
 async def test_without_an_epoch_the_last_state_is_shown_with_its_time(screen: Screen) -> None:

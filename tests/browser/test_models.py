@@ -84,6 +84,9 @@ async def test_derived_models_are_told_in_words(shown: Screen) -> None:
     await shown.hear("gravity", GRAVITY)
     assert await shown.text("#liquidity-note") == "Downside Acceleration · bias -26, lfi 31"
     assert await shown.text("#mode-note") == "transition · 46"
+    marks = await shown.tell("['intent', 'mode'].map((id) => document.getElementById(id).getAttribute('d'))")
+    assert marks == ["M-26.4,-31h0", "M46,0v1"]
+    assert await shown.page.get_attribute("#trail", "points") == "-20,-30 -25,-30"
     assert await shown.text("#gravity-note") == "6905 (6890\u20136920), conf. 0.61"
 
 
@@ -101,6 +104,7 @@ async def test_models_that_know_nothing_say_why(shown: Screen) -> None:
     await hear_gex(shown, profile={"spots": None, "net": None, "status": "insufficient_iv"}, levels={"flip": nothing})
     assert await shown.text("#liquidity-note") == "no volatility at the forward"
     assert await shown.text("#mode-note") == "no front plane"
+    assert await shown.page.get_attribute("#mode", "d") == ""
     assert await shown.text("#gravity-note") == "fewer than 8 strikes with a density"
     assert await shown.text("#profile-note") == "too few own volatilities"
     assert "too few own volatilities" in await shown.text("#levels")

@@ -291,6 +291,7 @@ async def test_a_tile_that_is_pointed_at_follows_its_quotes(screen: Screen) -> N
     await screen.opened()
     x, y = await screen.tell(PLACE_OF_THE_MONEY)
     await screen.page.hover("#heatmap", position={"x": x, "y": y})
+    await screen.until("document.getElementById('hover').textContent.includes(' old')")  # it asks no more
     assert "2 6900 call 10.00 / 10.50" in await screen.text("#hover")
     screen.pipeline.quote(STRIKE, 8.0, 8.5)
     await screen.until("document.getElementById('hover').textContent.includes('2 6900 call  8.00 / 8.50')")

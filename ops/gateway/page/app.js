@@ -130,7 +130,7 @@ class Page {
     on("state", () => {
       this.#tellTime();
       if (feed.state === "live") this.#recallAlerts(feed); // none is told again, so those of a break would be missed
-      if (feed.state === "waiting") this.#recallLast(feed);
+      if (feed.state === "waiting") setTimeout(() => this.#recallLast(feed), AGAIN_MS);
     });
     on("refused", () => ask("/api/symbols").catch(() => {})); // leads to the login if that is why
     this.#tellTime();
@@ -153,9 +153,11 @@ class Page {
 
   /** Without an epoch nothing is streamed: what was published last stays, and why there is nothing new. */
   async #recallLast(feed) {
+    const isOver = () => feed !== this.feed || feed.state !== "waiting";
+    if (isOver()) return;
     const health = await ask(`/api/health/${feed.symbol}`).catch(() => null);
-    const last = await askLast(feed.symbol);
-    if (feed !== this.feed || feed.state !== "waiting") return;
+    const last = await askLast(feed.symbol).catch(() => ({}));
+    if (isOver()) return;
     showHealth(find("health"), health);
     if (last.reset) feed.recall(last);
     else setTimeout(() => this.#recallLast(feed), AGAIN_MS);

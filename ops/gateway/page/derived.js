@@ -7,16 +7,14 @@ import { formatPoints } from "./values.js";
 /** bias (across, -100 to 100) against lfi (up, 0 to 100) with its trail, rows of [ts, bias, lfi]. */
 export function showLiquidity(model) {
   const known = model?.bias != null;
-  find("intent").hidden = !known;
   find("trail").setAttribute("points", (model?.trail ?? []).map(([, bias, lfi]) => `${bias},${-lfi}`).join(" "));
-  if (known) Object.assign(find("intent").style, { left: `${50 + model.bias / 2}%`, top: `${100 - model.lfi}%` });
+  find("intent").setAttribute("d", known ? `M${model.bias},${-model.lfi}h0` : ""); // a line without length is a dot
   tell("liquidity", model, known && `${model.quadrant} · bias ${model.bias.toFixed(0)}, lfi ${model.lfi.toFixed(0)}`);
 }
 
 export function showMode(model) {
   const known = model?.score != null;
-  find("mode").hidden = !known;
-  if (known) find("mode").style.left = `${model.score}%`;
+  find("mode").setAttribute("d", known ? `M${model.score},0v1` : "");
   tell("mode", model, known && `${model.mode} · ${model.score.toFixed(0)}`);
 }
 

@@ -4,7 +4,7 @@ import { Drawing, colour, line, write } from "./canvas.js";
 import { spread } from "./labels.js";
 import { formatDollars } from "./values.js";
 
-const NAMES_WIDTH = 138;
+const NAMES_WIDTH = 148;
 const STRIKES_WIDTH = 44;
 const LINE_HEIGHT = 13;
 
@@ -22,7 +22,7 @@ export class Exposures extends Drawing {
       this.net ? [Math.abs(calls + puts)] : [calls, -puts]);
     this.greatest = Math.max(1, ...sizes);
     this.redraw();
-    return this.byStrike.size ? `longest bar ${formatDollars(this.greatest)} $/1 %` : reason;
+    return this.byStrike.size ? `up to ${formatDollars(this.greatest)} $/1 %` : reason;
   }
 
   /** The strike at a height, null where nothing is shown. */

@@ -1,16 +1,15 @@
 /** What was published last, for hours in which no epoch is active: the models, and of the heatmap a reset. */
 
 import { SIDES, STRATEGIES } from "./book.js";
-import { askModel } from "./gateway.js";
+import { ask, askModel } from "./gateway.js";
 
 const UNITS = { mid: 200, buy: 100, sell: 100, flags: 1 }; // of a dollar, as in the stream
 
 /** `{heatmap, gex, liquidity, mode, gravity, reset}`, as far as there are any. */
 export async function askLast(symbol) {
   const last = {};
-  await Promise.all(["heatmap", "gex", "liquidity", "mode", "gravity"].map(async (model) => {
-    last[model] = await askModel(symbol, model).catch(() => undefined);
-  }));
+  const { models } = await ask(`/api/models/${symbol}`);
+  await Promise.all(Object.keys(models).map(async (model) => { last[model] = await askModel(symbol, model); }));
   return { ...last, reset: last.heatmap && resetOf(last.heatmap) };
 }
 
