@@ -35,7 +35,7 @@ class Case:
     signs: tuple[str, ...] = ()
     gaps: int = 0
     epochs: tuple[str, ...] = ()
-    within_s: float = 25.0
+    within_s: float = 20.0
     may: tuple[str, ...] = ()
     of_chains: bool = False
     and_abort: bool = False

@@ -44,7 +44,7 @@ from ops.wiring import keys_of
 LOOK_S = 0.5
 AUDIT_EVERY_S = 15.0
 FLOWING_S = 3.0  # option events and diffs no older than this
-START_S = 90.0
+START_S = 300.0
 AUDITED_S = 15.0
 COUNTED = (
     "fault_",
