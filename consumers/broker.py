@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -105,7 +106,8 @@ class Broker:
 
     async def read_new(self, stream: str, count: int) -> list[RawEntry]:
         """Entries nobody has read; waits up to BLOCK_MS for the first."""
-        return await self._read(stream, ">", count, BLOCK_MS)
+        # the server serves who has waited longest: with equal waits that may be the same one for ever
+        return await self._read(stream, ">", count, round(BLOCK_MS * random.uniform(0.5, 1.0)))
 
     async def read_pending(self, stream: str, count: int) -> list[RawEntry]:
         """This consumer's own unfinished entries, oldest first."""
