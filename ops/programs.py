@@ -87,6 +87,8 @@ def make_plan(
     data = settings.marketswarm_data.resolve()
     shared = {name: value for name, value in environment.items() if value.strip()}
     shared["MARKETSWARM_DATA"] = str(data)
+    if settings.marketswarm_port == 0:
+        shared["MARKETSWARM_PORT"] = str(embedded.free_port())  # so that its address can be told
     programs: list[Program] = []
     if settings.redis_url is None:
         password = secrets.token_urlsafe()  # of the gateway's user; the server is told it with each start

@@ -189,6 +189,11 @@ def test_up_runs_server_and_mock_only_when_needed(tmp_path: Path) -> None:
     assert "MASSIVE_REST_URL" not in plan.environment
 
 
+def test_any_port_is_one_that_up_can_tell(tmp_path: Path) -> None:
+    plan = plan_of({"MARKETSWARM_DATA": str(tmp_path), "MARKETSWARM_PORT": "0"})
+    assert plan.settings.marketswarm_port == int(plan.environment["MARKETSWARM_PORT"]) > 0
+
+
 def test_two_pipelines_that_start_together_take_different_ports() -> None:
     with reserved_mock_port() as one, reserved_mock_port() as other:
         assert one != other
