@@ -42,6 +42,7 @@ from ops.supervision import SupervisorFiles
 from ops.wiring import keys_of
 
 LOOK_S = 0.5
+SAID_AFTER_S = 0.2  # at most: by then the mock's faults have their time, and its line is written
 AUDIT_EVERY_S = 15.0
 FLOWING_S = 3.0  # option events and diffs no older than this
 START_S = 300.0
@@ -210,13 +211,13 @@ def _up(options: Sequence[str], environment: Mapping[str, str], log: Path) -> It
 
 
 def _mock_ready_ts(mock_log: Path, up_log: Path) -> float:
-    """When the mock provider said its one line; returns once the stages start. TimeoutError tells what `up` said."""
+    """When the time of the mock's faults began; returns once the stages start. TimeoutError tells what `up` said."""
     deadline = time.monotonic() + START_S
     while "\nstages " not in (said := up_log.read_text()):
         if time.monotonic() > deadline:
             raise TimeoutError(f"waited {START_S:g} s for the stages: {said}")
         time.sleep(0.1)
-    return mock_log.stat().st_mtime
+    return mock_log.stat().st_mtime - SAID_AFTER_S
 
 
 def main() -> None:
