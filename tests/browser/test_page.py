@@ -78,6 +78,7 @@ async def test_the_table_equals_what_is_published_cell_by_cell(screen: Screen, s
     await screen.page.click(f"#strategies button[data-name={strategy}]")
     for number, strike in enumerate(STRIKES[5:25]):
         screen.pipeline.quote(strike, 5.0 + number / 10, 5.3 + number / 10)
+    await wait_until_async(lambda: _has_mid(screen, STRIKES[24], 690 + 720), "the last quote on the page")
     await wait_until_async(lambda: _is_level(screen), "everything to be published")
     await wait_until_async(lambda: _has_all(screen), "the page to have it")
     blob = screen.pipeline.client.get(screen.pipeline.keys.plane(screen.pipeline.epoch(), PLANE, Layer.PUBLISHED))
@@ -88,6 +89,10 @@ async def test_the_table_equals_what_is_published_cell_by_cell(screen: Screen, s
         mid2, *_ = (int(cells[row, cell]) for row in range(len(TILE_FIELDS)))
         assert (None if value == "" else round(float(value) * 200)) == (None if mid2 == UNKNOWN else mid2)
         assert flags == int(cells[TILE_FIELDS.index("flags"), cell])
+
+
+async def _has_mid(screen: Screen, strike: float, mid2: int) -> bool:
+    return bool(await mid_at(screen, strike) == mid2)
 
 
 async def _has_all(screen: Screen) -> bool:
