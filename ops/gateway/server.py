@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import json
+import logging
 import os
 import secrets
 import signal
@@ -19,6 +20,7 @@ from typing import Any
 
 import structlog
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from consumers.broker import Broker
@@ -53,6 +55,7 @@ from ops.logs import configure_logs
 from ops.wiring import keys_of, partitions
 
 log = structlog.get_logger("gateway")
+http_log = logging.getLogger("marketswarm.http")
 
 STREAMS = frozenset({"events", "websocket"})
 PAGE = Path(__file__).parent / "page"
@@ -111,7 +114,9 @@ async def serving(settings: Settings, redis_url: str) -> AsyncIterator[RunningGa
     """The gateway, served while the body runs."""
     check_exposure(settings.marketswarm_host, settings.marketswarm_token)
     gateway = Gateway(settings, redis_url)
-    runner = web.AppRunner(gateway.application(), access_log=None, shutdown_timeout=0.5, handler_cancellation=True)
+    runner = web.AppRunner(
+        gateway.application(), logger=http_log, access_log=None, shutdown_timeout=0.5, handler_cancellation=True
+    )
     await runner.setup()
     stop = asyncio.Event()
     try:
@@ -131,6 +136,18 @@ async def serving(settings: Settings, redis_url: str) -> AsyncIterator[RunningGa
     finally:
         await runner.cleanup()
         await gateway.close()
+
+
+def _is_a_fault_of_ours(record: logging.LogRecord) -> bool:
+    """Whether a complaint of the HTTP server is for a person to read; bytes that are no HTTP get a line instead."""
+    error = record.exc_info[1] if record.exc_info else None
+    if not isinstance(error, HttpProcessingError):
+        return True
+    log.info("malformed_request", error=type(error).__name__)  # its words may quote a token
+    return False
+
+
+http_log.addFilter(_is_a_fault_of_ours)
 
 
 async def _listen(runner: web.AppRunner, settings: Settings) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import string
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -256,6 +257,8 @@ RAW_REQUESTS = (
     b"GET /page/app.js HTTP/1.1\r\nHost: localhost\r\nExpect: \xff\r\n\r\n",
     b"GET / HTTP/1.1\r\n\r\n",
     b"GET / HTTP/9.9\r\nHost: localhost\r\n\r\n",
+    b"GET / HTTP/1.1\r\nHost: localhost\r\nno header\r\n\r\n",
+    b"GET /" + b"a" * 10_000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n",
     b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
     b"POST /login HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\n\r\n\xff\xff\xff\xff\xff",
     b"POST /login HTTP/1.1\r\nHost: localhost\r\nContent-Type: multipart/form-data; boundary=x\r\n"
@@ -264,8 +267,11 @@ RAW_REQUESTS = (
 
 
 @pytest.mark.parametrize("raw", RAW_REQUESTS)
-async def test_raw_bytes_are_no_fault_of_ours(raw: bytes, gateway: RunningGateway) -> None:
+async def test_raw_bytes_are_no_fault_of_ours(
+    raw: bytes, gateway: RunningGateway, caplog: pytest.LogCaptureFixture
+) -> None:
     await _ask_raw(raw, gateway)
+    assert [record.message for record in caplog.records if record.levelno >= logging.WARNING] == []
 
 
 @pytest.mark.parametrize("raw", RAW_REQUESTS)
