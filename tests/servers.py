@@ -21,7 +21,7 @@ def answers(url: str, pid: int | None = None) -> bool:
     """Whether a server is up, and is the process of this number if one is given: a free port may be taken meanwhile."""
     client: Any = redis.Redis.from_url(url)
     try:
-        return pid in (None, client.info("server")["process_id"])
+        return bool(client.ping()) and pid in (None, client.info("server")["process_id"])
     except redis.RedisError:
         return False
     finally:

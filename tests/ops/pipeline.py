@@ -69,7 +69,7 @@ class SmallPipeline:
     async def tick(self) -> None:
         """Take one tick."""
         lease = self.keys.lease("tick", SYMBOL)
-        assert await self._broker.take_lease(lease, 3000)
+        assert await self._broker.take_lease(lease, 30_000)
         await apply_tick(self._broker, self._ticker, lease, "ticker")
 
     async def settle(self) -> None:
