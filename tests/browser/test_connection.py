@@ -234,6 +234,7 @@ async def test_a_gateway_with_a_token_asks_for_it(
         assert answer is not None and answer.status == 401
         await screen.page.fill("#token", "a wrong one")
         await screen.page.click("button")
+        await screen.page.wait_for_url("**/login")  # the form of the answer, not that of before
         await screen.page.fill("#token", token)
         await screen.page.click("button")
         await screen.until("!!(window.page?.sheet && page.feed.latest.gex)")
