@@ -17,11 +17,11 @@ from tests.waiting import wait_until
 START_TIMEOUT_S = 60.0
 
 
-def answers(url: str) -> bool:
-    """Whether a server is up."""
+def answers(url: str, pid: int | None = None) -> bool:
+    """Whether a server is up, and is the process of this number if one is given: a free port may be taken meanwhile."""
     client: Any = redis.Redis.from_url(url)
     try:
-        return bool(client.ping())
+        return bool(client.ping()) and pid in (None, client.info("server")["process_id"])
     except redis.RedisError:
         return False
     finally:
@@ -49,7 +49,7 @@ def embedded_server(*options: str, program: str | None = None) -> Iterator[str]:
         command = [program or usual[0], *usual[1:], *options]
         with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
             try:
-                wait_until(lambda: answers(url), "it answers", START_TIMEOUT_S)
+                wait_until(lambda: answers(url, server.pid), "it answers", START_TIMEOUT_S)
                 yield url
             finally:
                 server.terminate()

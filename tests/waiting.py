@@ -7,7 +7,7 @@ import inspect
 import time
 from collections.abc import Callable
 
-PATIENCE_S = 10.0
+PATIENCE_S = 30.0  # of a machine that is busy with other things, too
 _POLL_S = 0.005
 
 

@@ -20,7 +20,7 @@ from playwright.async_api import Browser, BrowserContext, ConsoleMessage, Page, 
 from contracts.settings import Settings
 from ops.gateway.server import RunningGateway, serving
 from tests.ops.pipeline import SmallPipeline, small_pipeline
-from tests.waiting import wait_until_async
+from tests.waiting import PATIENCE_S, wait_until_async
 
 FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking")
 
@@ -67,7 +67,7 @@ class Screen:
         """The value of a script in the page."""
         return await self.page.evaluate(script)
 
-    async def until(self, script: str, timeout_s: float = 10.0) -> None:
+    async def until(self, script: str, timeout_s: float = PATIENCE_S) -> None:
         """Wait until a script in the page is true. (The page's own policy forbids the driver's way of waiting.)"""
         await wait_until_async(lambda: self.page.evaluate(script), script, timeout_s)
 

@@ -30,11 +30,12 @@ async def mid_at(screen: Screen, strike: float = STRIKE) -> Any:
 
 async def test_the_first_paint_shows_heatmap_exposures_and_the_epoch(screen: Screen) -> None:
     screen.pipeline.spot(SPOT)
-    await screen.pipeline.tick()
+    await screen.pipeline.publish_tick()
     await screen.opened()
     await screen.until("page.spot === 6900")
     assert screen.pipeline.epoch() in await screen.text("#epoch-facts")
-    assert await screen.text("#connection") == "live"
+    await screen.pipeline.tick()  # five seconds after the last entry it would no longer be live
+    await screen.until("document.getElementById('connection').textContent === 'live'")
     assert await screen.text("#spot") == "6900.00"
     await screen.until(
         "(() => { const c = document.getElementById('heatmap');"
@@ -46,10 +47,11 @@ async def test_the_first_paint_shows_heatmap_exposures_and_the_epoch(screen: Scr
 
 async def test_a_quote_changes_its_cells_and_they_flash(screen: Screen) -> None:
     await screen.opened()
+    await screen.tell("page.feed.addEventListener('diff', () => { window.flashing = page.heatmap.fading.size; })")
     screen.pipeline.quote(STRIKE, 8.0, 8.5)
     await screen.until("page.feed.book.diffs === 1")
     assert await mid_at(screen) == 1650
-    assert await screen.tell("page.heatmap.fading.size") > 0
+    assert await screen.tell("flashing") > 0
     await screen.until("page.heatmap.fading.size === 0")
 
 
@@ -78,8 +80,7 @@ async def test_the_table_equals_what_is_published_cell_by_cell(screen: Screen, s
     await screen.page.click(f"#strategies button[data-name={strategy}]")
     for number, strike in enumerate(STRIKES[5:25]):
         screen.pipeline.quote(strike, 5.0 + number / 10, 5.3 + number / 10)
-    await wait_until_async(lambda: _has_mid(screen, STRIKES[24], 690 + 720), "the last quote on the page")
-    await wait_until_async(lambda: _is_level(screen), "everything to be published")
+    await screen.pipeline.settle()
     await wait_until_async(lambda: _has_all(screen), "the page to have it")
     blob = screen.pipeline.client.get(screen.pipeline.keys.plane(screen.pipeline.epoch(), PLANE, Layer.PUBLISHED))
     cells = decode_tiles(blob).cells
@@ -91,19 +92,8 @@ async def test_the_table_equals_what_is_published_cell_by_cell(screen: Screen, s
         assert flags == int(cells[TILE_FIELDS.index("flags"), cell])
 
 
-async def _has_mid(screen: Screen, strike: float, mid2: int) -> bool:
-    return bool(await mid_at(screen, strike) == mid2)
-
-
 async def _has_all(screen: Screen) -> bool:
     return bool(await screen.tell("page.feed.book.seq") == screen.pipeline.state("seq"))
-
-
-async def _is_level(screen: Screen) -> bool:
-    fields = screen.pipeline.client.hgetall(screen.pipeline.keys.versions(screen.pipeline.epoch()))
-    versions = {name: value for name, value in fields.items() if name.startswith(PLANE.encode())}
-    levels = {name.rpartition(b"|")[2]: value.split(b"|")[0] for name, value in versions.items()}
-    return levels.get(b"published") == levels.get(b"quotes")
 
 
 async def test_keys_move_pin_and_unpin_a_tile(screen: Screen) -> None:
@@ -188,7 +178,7 @@ async def test_what_is_painted_is_readable_in_both_themes(screen: Screen, theme:
     await screen.page.emulate_media(color_scheme="dark" if theme == "dark" else "light")
     await screen.page.add_init_script(MEASURE_TEXT)
     screen.pipeline.spot(SPOT)
-    await screen.pipeline.tick()
+    await screen.pipeline.publish_tick()
     await screen.opened()
     gex = await screen.tell("page.feed.latest.gex")
     planes = {PLANE: {**gex["planes"][PLANE], "forward": 6900.0, "em_1sigma": 35.0}}
@@ -414,7 +404,10 @@ async def test_who_wants_no_motion_sees_a_change_without_fading(screen: Screen) 
 
 
 async def test_an_alert_is_a_note_and_stays_in_a_bounded_list(screen: Screen) -> None:
+    before = {"rule": "flip", "symbol": "SPX", "epoch": "e", "ts": 1771513215, "text": "SPX crossed before"}
+    await screen.page.route("**/api/alerts/SPX?*", lambda route: route.fulfill(json={"alerts": [before]}))
     await screen.opened()
+    await screen.until("document.getElementById('alerts-button').textContent === 'alerts 1'")  # it asks no more
     for number in range(1, 61):
         alert = {"rule": "flip", "symbol": "SPX", "epoch": "e", "ts": 1771513215, "text": f"SPX crossed {number}"}
         await screen.hear("alert", alert)
@@ -439,8 +432,10 @@ async def test_nothing_shifts_while_the_page_updates(screen: Screen, width: int)
     )
     for number in range(5):
         screen.pipeline.quote(STRIKES[10 + number], 3.0, 3.2)
-        await screen.pipeline.tick()
+        await screen.pipeline.publish_tick()
     await screen.hear("health", {"status": "degraded", "reasons": ["conflating", "lag over 5 s"]})
-    await screen.until("page.feed.book.diffs >= 1 && page.feed.latest.gex.tick >= 3")
+    await screen.pipeline.settle()
+    await wait_until_async(lambda: _has_all(screen), "the page to have it")
+    assert await screen.tell("page.feed.book.diffs >= 1 && page.feed.latest.gex.tick >= 3")
     await screen.page.wait_for_timeout(500)
     assert await screen.tell("shifted") == []

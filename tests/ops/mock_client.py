@@ -14,9 +14,9 @@ import orjson
 
 from ops.mock.provider import MockOptions
 from ops.mock.server import RunningMock, serving
+from tests.waiting import PATIENCE_S
 
 KEY = "test-key"
-PATIENCE_S = 10.0
 
 
 @dataclass

@@ -18,12 +18,14 @@ from contracts.settings import Settings
 from contracts.snapshot import ChainRow, ChainSnapshot, encode_snapshot
 from contracts.symbology import format_ticker
 from contracts.topology import StageName
+from contracts.versions import Versions
 from ops.stage_process import apply_tick
 from ops.wiring import keys_of, pure_stage, tickers
 from tests.waiting import wait_until_async
 
 SYMBOL = "SPX"
 EXPIRATION = "2031-01-15"
+PLANE = f"SPXW:{EXPIRATION}"
 SPOT = 6900.0
 STRIKES = tuple(range(6800, 7001, 5))
 
@@ -38,6 +40,7 @@ class SmallPipeline:
         (self._ticker,) = tickers(settings, (SYMBOL,))
         self._fetch = 0
         self._sequence = 0
+        self._quoted = ""  # the contract that was quoted last
 
     def chain(self, strikes: Sequence[int] = STRIKES) -> None:
         """Publish a fetched chain of these strikes."""
@@ -52,7 +55,7 @@ class SmallPipeline:
     def quote(self, strike: int, bid: float, ask: float) -> None:
         """Append one frame with a quote of a call."""
         self._sequence += 1
-        cid = format_ticker("SPXW", EXPIRATION, "call", strike * 1000)
+        cid = self._quoted = format_ticker("SPXW", EXPIRATION, "call", strike * 1000)
         event = {"ev": "Q", "sym": cid, "bp": bid, "ap": ask, "bs": 1, "as": 1}
         event |= {"t": int(time() * 1000) + self._sequence, "q": self._sequence}
         frame = {"ts": repr(time()), "payload": json.dumps([event])}
@@ -66,8 +69,27 @@ class SmallPipeline:
     async def tick(self) -> None:
         """Take one tick."""
         lease = self.keys.lease("tick", SYMBOL)
-        assert await self._broker.take_lease(lease, 3000)
+        assert await self._broker.take_lease(lease, 30_000)
         await apply_tick(self._broker, self._ticker, lease, "ticker")
+
+    async def settle(self) -> None:
+        """Wait until every quote so far is published."""
+        await wait_until_async(self._is_settled, "every quote to be published")
+
+    async def publish_tick(self) -> None:
+        """Take one tick and wait until its models are published."""
+        await self.tick()
+        number = int(self.client.hget(self.keys.tick(SYMBOL), "tick"))
+        await wait_until_async(lambda: self.state("tick") >= number, "the models of the tick")
+
+    def _is_settled(self) -> bool:
+        """The newest quote is staged, so all are, and what is staged is published."""
+        epoch = self.epoch()
+        staged = self.client.hget(self.keys.contract(epoch, self._quoted), "seq")
+        if staged != b"%d" % self._sequence:
+            return False
+        versions = Versions(self.client.hgetall(self.keys.versions(epoch)))
+        return versions.level(PLANE, "published").version == versions.level(PLANE, "quotes").version > 0
 
     def state(self, name: str) -> int:
         """A number of what was published last."""
@@ -82,8 +104,7 @@ class SmallPipeline:
         """A first chain, its reset and the models of a tick."""
         self.chain()
         await wait_until_async(lambda: self.state("seq") >= 1, "the first reset")
-        await self.tick()
-        await wait_until_async(lambda: self.state("tick") >= 1, "the first models")
+        await self.publish_tick()
 
     async def close(self) -> None:
         """Close every connection."""

@@ -17,6 +17,7 @@ from contracts.published import apply_diff
 from contracts.settings import Settings
 from ops.gateway.server import RunningGateway, serving
 from tests.ops.pipeline import SYMBOL, SmallPipeline, small_pipeline
+from tests.waiting import PATIENCE_S
 
 PLANE = "SPXW:2031-01-15"
 LIMIT = 64 * 2**20
@@ -37,7 +38,7 @@ class Listener:
     def __init__(self, response: aiohttp.ClientResponse) -> None:
         self._response = response
 
-    async def next(self, timeout_s: float = 10.0) -> Received:
+    async def next(self, timeout_s: float = PATIENCE_S) -> Received:
         """The next entry of the stream; comments and what the gateway tells by itself are passed over."""
         async with asyncio.timeout(timeout_s):
             while True:
@@ -59,7 +60,7 @@ class Listener:
             found.append(await self.next())
         return found
 
-    async def until_any(self, kind: str, timeout_s: float = 10.0) -> Received:
+    async def until_any(self, kind: str, timeout_s: float = PATIENCE_S) -> Received:
         """The first event of a type, also one of the gateway's own."""
         async with asyncio.timeout(timeout_s):
             while (received := await self.next_of_any()).type != kind:
@@ -69,10 +70,15 @@ class Listener:
     async def block(self) -> dict[str, str]:
         """The fields of the next block; a comment is a field without a name."""
         fields: dict[str, str] = {}
-        while line := (await self._response.content.readline()).decode().rstrip("\n"):
+        while line := await self._line():
             name, _, value = line.partition(": ")
             fields[name] = value
         return fields
+
+    async def _line(self) -> str:
+        line = await self._response.content.readline()
+        assert line, "the stream has ended"  # and would go on ending for ever
+        return line.decode().rstrip("\n")
 
 
 @dataclass

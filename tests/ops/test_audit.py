@@ -32,17 +32,9 @@ async def settled(redis_url: str, settings: Settings, keys: Keys) -> tuple[Any, 
         await wait_until_async(lambda: client.exists(keys.model_state(SYMBOL)), "the first reset")
         for step in range(5):
             pipeline.quote(6900 + 5 * step, 10.0 + step, 10.4 + step)
-        await wait_until_async(lambda: is_level(client, keys), "the quotes to be published")
-        await pipeline.tick()
-        await wait_until_async(lambda: client.exists(keys.gex_model(SYMBOL)), "the models")
+        await pipeline.settle()
+        await pipeline.publish_tick()
     return client, client.hget(keys.active(SYMBOL), SYMBOL).decode()
-
-
-def is_level(client: Any, keys: Keys) -> bool:
-    epoch = client.hget(keys.active(SYMBOL), SYMBOL).decode()
-    levels = client.hgetall(keys.versions(epoch))
-    version = int(levels[f"{PLANE}|quotes".encode()])
-    return version > 1 and levels[f"{PLANE}|quotes".encode()] == levels.get(f"{PLANE}|published".encode())
 
 
 def audit(settings: Settings) -> int:

@@ -25,7 +25,7 @@ from ops.epoch_force import force_epoch
 from ops.epochs import epochs_table, read_epochs
 from tests.ops.pipeline import EXPIRATION, STRIKES, SYMBOL, small_pipeline
 from tests.ops.test_cli import run
-from tests.waiting import wait_until_async
+from tests.waiting import PATIENCE_S, wait_until_async
 
 SettingsFor = Callable[..., Settings]
 
@@ -202,7 +202,7 @@ async def test_a_forced_epoch_has_the_same_contracts_and_is_named(redis_url: str
         await pipeline.live()
         first = pipeline.epoch()
         beat(pipeline.client, pipeline.keys, time())
-        forced = await asyncio.to_thread(force_epoch, redis_url, settings, SYMBOL, 10.0)
+        forced = await asyncio.to_thread(force_epoch, redis_url, settings, SYMBOL, PATIENCE_S)
         assert forced == pipeline.epoch() != first
         meta = pipeline.client.hgetall(pipeline.keys.meta(forced))
         found = await asyncio.to_thread(read_diff, redis_url, settings, first, forced)

@@ -22,7 +22,7 @@ from ops.gateway.metrics import render_metrics
 from ops.gateway.server import serving
 from ops.gateway.stream import FIRST, format_id, merged, parse_id
 from tests.ops.pipeline import STRIKES, SYMBOL
-from tests.ops.scene import PLANE, Scene, cells_of, folded, published, scene_on
+from tests.ops.scene import PLANE, Received, Scene, cells_of, folded, published, scene_on
 from tests.waiting import wait_until, wait_until_async
 
 SettingsFor = Callable[..., Settings]
@@ -39,7 +39,7 @@ async def test_a_reset_and_then_every_diff(scene: Scene) -> None:
             scene.pipeline.quote(STRIKES[number], 8.0 + number / 100, 8.5 + number / 100)
             if number % 10 == 0:
                 await asyncio.sleep(0.02)
-        await asyncio.sleep(0.3)
+        await scene.pipeline.settle()
         await scene.pipeline.tick()
         events = await listener.until("gex")
     assert [event.data["seq"] for event in events] == [reset.data["seq"] + n for n in range(1, len(events) + 1)]
@@ -49,17 +49,21 @@ async def test_a_reset_and_then_every_diff(scene: Scene) -> None:
 
 
 async def test_clients_that_join_amid_a_storm_all_end_up_equal(scene: Scene) -> None:
+    resets: list[Received] = []
+
     async def join_and_follow(delay_s: float) -> Ints:
         await asyncio.sleep(delay_s)
         async with scene.listening() as listener:
             reset = await listener.next()
+            resets.append(reset)
             return folded(cells_of(reset), await listener.until("gex"))
 
     joined = [asyncio.create_task(join_and_follow(n * 0.02)) for n in range(20)]
     for number in range(200):
         scene.pipeline.quote(STRIKES[number % 41], 7.0 + number / 100, 7.5 + number / 100)
         await asyncio.sleep(0.003)
-    await asyncio.sleep(0.5)
+    await scene.pipeline.settle()
+    await wait_until_async(lambda: len(resets) == len(joined), "all to have joined")
     await scene.pipeline.tick()
     results = await asyncio.gather(*joined)
     for cells in results:
@@ -165,6 +169,7 @@ async def test_status_and_probes(scene: Scene) -> None:
     status, body = await scene.get("/api/status")
     assert status == 200 and body["symbols"][SYMBOL]["epoch"] == scene.pipeline.epoch()
     assert (await scene.get("/healthz"))[0] == 200
+    await wait_until_async(lambda: _is_ready(scene), "the gateway to be ready")
     assert (await scene.get("/readyz")) == (200, {"ready": True, "waiting_for": []})
     async with scene.listening() as listener:
         await listener.next()

@@ -16,8 +16,8 @@ from contracts.settings import Settings
 from ops.gateway.acl import USER, acl_line, acl_rules, url_of
 from ops.gateway.server import serving
 from tests.ops.pipeline import STRIKES, SYMBOL
-from tests.ops.scene import Scene, scene_on
-from tests.waiting import wait_until_async
+from tests.ops.scene import Received, Scene, scene_on
+from tests.waiting import PATIENCE_S, wait_until_async
 
 SettingsFor = Callable[..., Settings]
 
@@ -29,7 +29,7 @@ when = "tile_below"
 strategy = "single"
 side = "call"
 strike = 6900
-debit = 100
+debit = 9
 """
 
 
@@ -58,15 +58,25 @@ async def test_all_of_the_gateway_works(
     settings = settings_for(MARKETSWARM_PORT="0", MARKETSWARM_ALERTS=str(rules))
     async with scene_on(redis_url, settings, gateway_url) as scene:
         await scene.pipeline.live()
+        await wait_until_async(lambda: _is_ready(scene), "the gateway to be ready")
         await _works(scene)
         async with scene.listening() as listener:
             reset = await listener.next()
-            assert (await listener.until_any("alert")).data["rule"] == "cheap"
-            scene.pipeline.quote(STRIKES[3], 8.0, 8.5)
-            assert (await listener.next()).data["seq"] == reset.data["seq"] + 1
+            scene.pipeline.quote(STRIKES[20], 8.0, 8.5)
+            told: dict[str, Received] = {}
+            async with asyncio.timeout(PATIENCE_S):
+                while not {"diff", "alert"} <= told.keys():
+                    event = await listener.next_of_any()
+                    told[event.type] = event
+            assert told["diff"].data["seq"] == reset.data["seq"] + 1
+            assert told["alert"].data["rule"] == "cheap"
         assert client.hlen(scene.pipeline.keys.heartbeat()) == 1
     assert client.hlen(Keys().heartbeat()) == 0
     assert client.acl_log() == []
+
+
+async def _is_ready(scene: Scene) -> bool:
+    return (await scene.get("/readyz"))[0] == 200
 
 
 async def _works(scene: Scene) -> None:

@@ -16,7 +16,7 @@ from ops.gateway import follower as follower_module
 from ops.gateway.event import Event
 from ops.gateway.follower import COALESCE_FROM, Follower
 from tests.ops.pipeline import STRIKES, SYMBOL, SmallPipeline, small_pipeline
-from tests.waiting import wait_until_async
+from tests.waiting import PATIENCE_S, wait_until_async
 
 SettingsFor = Callable[..., Settings]
 Stream = AsyncGenerator[list[Event], None]
@@ -63,7 +63,7 @@ async def published(pipeline: SmallPipeline, follower: Follower, count: int) -> 
 
 async def entries(stream: Stream) -> list[Event]:
     """The next entries of the stream that a client is sent."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_S):
         while not (found := [event for event in await anext(stream) if event.seq]):
             pass
     return found

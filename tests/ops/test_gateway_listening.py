@@ -16,13 +16,13 @@ from ops.gateway import follower as follower_module
 from ops.gateway import listening as listening_module
 from tests.ops.pipeline import STRIKES, SYMBOL
 from tests.ops.scene import Scene, cells_of, folded, published, scene_on
-from tests.waiting import wait_until_async
+from tests.waiting import PATIENCE_S, wait_until_async
 
 SettingsFor = Callable[..., Settings]
 
 
 async def test_a_client_is_greeted_with_board_models_and_news(scene: Scene) -> None:
-    async with asyncio.timeout(10), scene.listening() as listener:
+    async with asyncio.timeout(PATIENCE_S), scene.listening() as listener:
         greeting = {(await listener.next_of_any()).type}
         while not {"reset", "gex", "epoch", "health"} <= greeting:
             greeting.add((await listener.next_of_any()).type)
@@ -30,7 +30,7 @@ async def test_a_client_is_greeted_with_board_models_and_news(scene: Scene) -> N
 
 async def test_a_websocket_tells_the_same(scene: Scene) -> None:
     async with (
-        asyncio.timeout(10),
+        asyncio.timeout(PATIENCE_S),
         scene.listening() as listener,
         scene.http.ws_connect(f"{scene.gateway.url}/ws/{SYMBOL}", max_msg_size=0) as socket_,
     ):
@@ -50,7 +50,7 @@ async def test_a_websocket_resumes_like_any_client(scene: Scene) -> None:
     scene.pipeline.quote(STRIKES[3], 8.0, 8.5)
     await wait_until_async(lambda: scene.pipeline.state("seq") > reset.data["seq"], "a diff while away")
     url = f"{scene.gateway.url}/ws/{SYMBOL}?since={reset.id}"
-    async with asyncio.timeout(10), scene.http.ws_connect(url, max_msg_size=0) as socket_:
+    async with asyncio.timeout(PATIENCE_S), scene.http.ws_connect(url, max_msg_size=0) as socket_:
         message = await socket_.receive_json()
     assert message["type"] == "diff" and message["data"]["seq"] == reset.data["seq"] + 1
 
@@ -128,7 +128,7 @@ async def test_a_compressed_stream_is_readable_event_by_event(scene: Scene) -> N
     async with (
         aiohttp.ClientSession(auto_decompress=False) as http,
         http.get(url, headers=headers) as response,
-        asyncio.timeout(10),
+        asyncio.timeout(PATIENCE_S),
     ):
         assert response.headers["Content-Encoding"] == "gzip"
         reader, text = zlib.decompressobj(wbits=31), b""
@@ -148,7 +148,7 @@ async def test_headers_of_the_stream(scene: Scene) -> None:
 
 async def test_a_quiet_stream_shows_signs_of_life(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(follower_module, "HEARTBEAT_S", 0.2)
-    async with asyncio.timeout(10), scene.listening() as listener:
+    async with asyncio.timeout(PATIENCE_S), scene.listening() as listener:
         while (await listener.block()) != {"": "heartbeat"}:
             pass
 
@@ -156,7 +156,7 @@ async def test_a_quiet_stream_shows_signs_of_life(scene: Scene, monkeypatch: pyt
 async def test_a_frozen_client_is_cut_and_costs_others_nothing(
     redis_url: str, settings_for: SettingsFor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(listening_module, "WRITE_S", 0.5)
+    monkeypatch.setattr(listening_module, "WRITE_S", 1.0)
     async with scene_on(redis_url, settings_for(MARKETSWARM_PORT="0")) as scene:
         await scene.pipeline.live()
         with socket.create_connection((scene.gateway.host, scene.gateway.port)) as frozen:

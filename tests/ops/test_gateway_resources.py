@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import Callable
 
@@ -85,8 +84,10 @@ async def test_alerts_newest_first(scene: Scene) -> None:
 
 async def test_alerts_reach_listeners_at_once_and_never_again(scene: Scene) -> None:
     stream = scene.pipeline.keys.alert_stream(SYMBOL)
-    scene.pipeline.client.xadd(stream, {"data": '{"rule":"old"}'})
-    await asyncio.sleep(1.2)  # the gateway looks once a second
+    async with scene.listening() as earlier:
+        await earlier.until_any("epoch")  # who tells of epochs looks for alerts, too, from the first time on
+        scene.pipeline.client.xadd(stream, {"data": '{"rule":"old"}'})
+        assert (await earlier.until_any("alert")).data["rule"] == "old"
     async with scene.listening() as listener:
         await listener.next()
         scene.pipeline.client.xadd(stream, {"data": "nonsense"})

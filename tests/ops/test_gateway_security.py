@@ -21,7 +21,7 @@ from ops.gateway.security import HEADERS, RateLimit, check_exposure, is_loopback
 from ops.gateway.server import RunningGateway, serving
 from ops.programs import MockChoice, make_plan
 from tests.ops.pipeline import SYMBOL
-from tests.waiting import wait_until_async
+from tests.waiting import PATIENCE_S, wait_until_async
 
 SettingsFor = Callable[..., Settings]
 
@@ -169,7 +169,7 @@ async def test_connections_are_limited(
 ) -> None:
     monkeypatch.setattr(server_module, "MAX_CLIENTS", 1)
     url = f"{gateway.url}/events/{SYMBOL}"
-    async with http.get(url) as first, asyncio.timeout(10):
+    async with http.get(url) as first, asyncio.timeout(PATIENCE_S):
         assert first.status == 200
         await first.content.readline()
         while True:
@@ -222,7 +222,7 @@ async def test_nothing_that_is_asked_is_a_fault_of_ours(
         def ask(path: str, query: dict[str, str], headers: dict[str, str], method: str) -> None:
             status = asyncio.run_coroutine_threadsafe(
                 _status(http, method, gateway.url + path, query, headers), loop
-            ).result(10)
+            ).result(PATIENCE_S)
             assert status < 500, (method, path, query, headers)
 
         # until it has met the server it says rightly that it is not ready: 503
@@ -282,7 +282,7 @@ async def test_raw_bytes_from_strangers_are_no_fault_of_ours(raw: bytes, guarded
 async def _ask_raw(raw: bytes, gateway: RunningGateway) -> None:
     reader, writer = await asyncio.open_connection(gateway.host, gateway.port)
     writer.write(raw)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_S):
         line = await reader.readline()
     writer.close()
     assert line.startswith(b"HTTP/1.") and int(line.split()[1]) < 500, line

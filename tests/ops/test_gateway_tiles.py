@@ -151,9 +151,7 @@ def _path(**changes: str) -> str:
 
 async def test_a_tile_of_the_active_epoch(scene: Scene) -> None:
     scene.pipeline.quote(STRIKES[20], 8.0, 8.5)
-    async with scene.listening() as listener:
-        while (await listener.next()).type != "diff":
-            pass
+    await scene.pipeline.settle()
     status, tile = await scene.get(_path())
     assert status == 200 and tile["epoch"] == scene.pipeline.epoch() and tile["version"] >= 1
     assert (tile["mid"], tile["legs"][0]["bid"]) == (8.25, 8.0)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import AsyncIterator
 from datetime import datetime
 from pathlib import Path
+from statistics import median
 
 import aiohttp
 import orjson
@@ -18,7 +20,8 @@ from ops.mock import trading_days
 from ops.mock.provider import MockOptions
 from ops.mock.scenario import SCENARIOS, Day, Fault, Scenario, Step, lasting
 from ops.mock.server import serving
-from tests.ops.mock_client import KEY, PATIENCE_S, Client, closing, connected, events_of, statuses, subscribe, until
+from tests.ops.mock_client import KEY, Client, closing, connected, events_of, statuses, subscribe, until
+from tests.waiting import PATIENCE_S
 
 CHAINS = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "chains"
 
@@ -290,7 +293,7 @@ async def test_a_slow_reader_is_dropped_and_holds_up_nobody(tmp_path: Path) -> N
             newest = 0
             while not dropped.done():
                 newest = max(newest, (await events_of(fast, "Q"))[-1]["t"])
-            assert client.mock.provider.clock.now() * 1000 - newest < 1000.0
+            assert client.mock.provider.clock.now() * 1000 - newest < 2000.0
         writer.close()
 
 
@@ -319,12 +322,15 @@ async def test_the_rate_is_kept_and_frames_are_filled(client: Client) -> None:
     async with client.feed() as socket:
         await socket.send_str(subscribe(*pairs))
         await statuses(socket)
-        await events_of(socket, "Q")
-        began, sizes = time.monotonic(), []
-        while time.monotonic() - began < 1.0:
-            sizes.append(len(await events_of(socket, "Q")))
-        assert sum(sizes) == pytest.approx(2000, rel=0.3)
-        assert set(sizes) == {10}
+        sizes: set[int] = set()
+        times: list[int] = []
+        while not times or times[-1] < times[0] + 2500:
+            events = await events_of(socket, "Q")
+            sizes.add(len(events))
+            times += [event["t"] for event in events]
+        in_half_seconds = Counter((ms - times[0]) // 500 for ms in times)
+        assert median(in_half_seconds[n] for n in range(5)) == pytest.approx(1000, rel=0.2)
+        assert sizes == {10}
 
 
 # --- Scenarios and the clock
@@ -338,12 +344,12 @@ async def test_silence_stops_quotes_but_not_index_values(client: Client) -> None
         await indices.send_str(subscribe("V.I:SPX"))
         await events_of(options, "Q")
         provider.scenario = lasting(Fault.SILENCE)
-        with pytest.raises(TimeoutError):
-            while True:
-                await asyncio.wait_for(options.receive(), 0.3)
-        await events_of(indices, "V")
+        began_ms = provider.clock.now() * 1000
+        value_ms = [(await events_of(indices, "V"))[0]["t"] for _ in range(3)][-1]
         provider.scenario = Scenario()
-        await events_of(options, "Q")
+        while (quote := (await events_of(options, "Q"))[0])["t"] < began_ms + 500.0:
+            pass
+        assert value_ms > began_ms + 500.0 and quote["t"] >= value_ms  # none in between
 
 
 async def test_a_disconnection_aborts_and_refuses_sockets_while_rest_answers(client: Client) -> None:

@@ -74,9 +74,7 @@ async def test_of_a_live_pipeline(redis_url: str, settings_for: SettingsFor) -> 
         before = pipeline.state("seq")
         pipeline.quote(STRIKES[5], 9.0, 9.4)
         await wait_until_async(partial(_has_diffs, redis_url, settings), "a diff")
-        ticks = pipeline.state("tick")
-        await pipeline.tick()  # tells the health of a symbol that has an epoch
-        await wait_until_async(lambda: pipeline.state("tick") > ticks, "the models of the tick")
+        await pipeline.publish_tick()  # tells the health of a symbol that has an epoch
         status = await asyncio.to_thread(read_status, redis_url, settings)
         updates = await asyncio.to_thread(read_updates, redis_url, settings)
     row = status["symbols"][SYMBOL]

@@ -11,7 +11,6 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from time import monotonic, sleep
 from typing import Any
 
 import pytest
@@ -24,6 +23,8 @@ from tests.waiting import wait_until
 pytestmark = pytest.mark.processes
 
 PROCESSES = 3
+LEASE_MS = 2500  # so long after its holder's last tick it is free; the others look four times a second
+TAKEN_OVER_S = 6.0  # three, and as many for a machine that is busy with other things
 KEYS = Keys()
 
 
@@ -65,17 +66,17 @@ def test_a_snapshot_a_second_from_any_number_of_processes_survives_its_holder(
     wait_until(lambda: snapshot(client), "the first snapshot")
     first = snapshot(client)
     assert first is not None
-    sleep(5.0)  # what is measured is how many there are in a time
+    wait_until(lambda: (snapshot(client) or first)["tick"] >= first["tick"] + 5, "five more", 10.0)
     fifth = snapshot(client)
     assert fifth is not None
-    assert 4 <= fifth["tick"] - first["tick"] <= 6
+    ticks, passed_s = fifth["tick"] - first["tick"], fifth["ts"] - first["ts"]
+    assert ticks <= passed_s + 1.5  # two that tick would be at twice as many; a busy machine makes them fewer
 
     holder = client.get(KEYS.lease("tick", SYMBOL)).decode()
     os.kill(json.loads(client.hget(KEYS.heartbeat(), holder))["pid"], signal.SIGKILL)
-    killed = monotonic()
     last = snapshot(client)
     assert last is not None
-    wait_until(lambda: (snapshot(client) or last)["tick"] > last["tick"], "another process ticks", 3.0)
-    assert monotonic() - killed < 3.0
+    assert client.pttl(KEYS.lease("tick", SYMBOL)) <= LEASE_MS
+    wait_until(lambda: (snapshot(client) or last)["tick"] > last["tick"], "another process ticks", TAKEN_OVER_S)
     assert client.get(KEYS.lease("tick", SYMBOL)).decode() != holder
     assert 0 < client.pttl(KEYS.heatmap_snapshot(SYMBOL)) <= 5000

@@ -117,9 +117,8 @@ def up(place: Place, *options: str) -> Iterator[subprocess.Popen[str]]:
     assert not [pid for pid in left if _runs(pid)]
 
 
-def is_live(place: Place) -> bool:
+def is_live(rows: dict[str, Any]) -> bool:
     """Both symbols have models and diffs flow."""
-    rows = place.status().get("symbols", {})
     return set(rows) == {"SPX", "NDX"} and all(
         row["epoch"] and row["last_diff_age_s"] is not None and row["last_diff_age_s"] < 3.0 for row in rows.values()
     )
@@ -127,8 +126,14 @@ def is_live(place: Place) -> bool:
 
 def until_live(place: Place) -> dict[str, Any]:
     """Wait for live diffs; the status then."""
-    wait_until(lambda: is_live(place), "both symbols to be live", LIVE_S)
-    return dict(place.status()["symbols"])
+    seen: list[dict[str, Any]] = []
+
+    def is_seen() -> bool:
+        seen.append(place.status().get("symbols", {}))
+        return is_live(seen[-1])
+
+    wait_until(is_seen, "both symbols to be live", LIVE_S)
+    return seen[-1]
 
 
 def test_from_nothing_to_live_and_again_with_the_same_epoch(place: Place) -> None:
@@ -170,8 +175,8 @@ def test_a_killed_stage_comes_back_and_more_consumers_join(place: Place) -> None
 
 
 def _commits_of(place: Place, name: str) -> int:
-    consumers = place.status()["groups"]["staging"]["consumers"]
-    return sum(one["commits"] or 0 for one in consumers if one["name"] == name)
+    groups = place.status().get("groups", {})
+    return sum(one["commits"] or 0 for one in groups.get("staging", {}).get("consumers") or () if one["name"] == name)
 
 
 def test_what_a_killed_up_leaves_behind_is_found_and_stopped(place: Place) -> None:

@@ -34,8 +34,8 @@ async def pipeline(redis_url: str, settings_for: SettingsFor) -> AsyncIterator[S
         spot = [{"ev": "V", "T": f"I:{SYMBOL}", "val": SPOT, "t": round(time() * 1000)}]
         pipeline.client.xadd(pipeline.keys.ws_stream(SYMBOL), {"ts": repr(time()), "payload": orjson.dumps(spot)})
         await wait_until_async(lambda: pipeline.client.get(pipeline.keys.spot(SYMBOL)), "the spot")
-        await pipeline.tick()
-        await wait_until_async(lambda: pipeline.state("tick") >= 2, "the models of the second tick")
+        await pipeline.settle()
+        await pipeline.publish_tick()
         yield pipeline
 
 

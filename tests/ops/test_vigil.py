@@ -56,7 +56,10 @@ async def watched(redis_url: str, settings_for: SettingsFor, rules: Path) -> Asy
 
 
 def _write(rules: Path, text: str) -> None:
-    rules.write_text(text)
+    """At once: half a file is other rules than those it will be."""
+    draft = rules.with_suffix(".draft")
+    draft.write_text(text)
+    draft.replace(rules)
 
 
 def _alerts(scene: Scene) -> list[dict[str, Any]]:
