@@ -21,6 +21,8 @@ from contracts.settings import Settings, load_settings
 from tests.leaks import leaks_of
 from tests.servers import container_server, embedded_server, given_server, redis8_program
 
+# no example fails because the machine is busy elsewhere
+hypothesis.settings.register_profile("default", deadline=None, suppress_health_check=(hypothesis.HealthCheck.too_slow,))
 # `--hypothesis-profile=quick`: a failing example is reported as it was found; `thorough`: a hundred times the examples
 hypothesis.settings.register_profile("quick", phases=(hypothesis.Phase.explicit, hypothesis.Phase.generate))
 hypothesis.settings.register_profile("thorough", max_examples=10_000)
