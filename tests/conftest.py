@@ -22,8 +22,7 @@ from tests.leaks import leaks_of
 from tests.servers import container_server, embedded_server, given_server, redis8_program
 
 # how long an example takes says more about what else the machine does than about the code
-hypothesis.settings.register_profile("untimed", deadline=None, suppress_health_check=(hypothesis.HealthCheck.too_slow,))
-hypothesis.settings.load_profile("untimed")  # those below are like it
+hypothesis.settings.register_profile("default", deadline=None, suppress_health_check=(hypothesis.HealthCheck.too_slow,))
 # `--hypothesis-profile=quick`: a failing example is reported as it was found; `thorough`: a hundred times the examples
 hypothesis.settings.register_profile("quick", phases=(hypothesis.Phase.explicit, hypothesis.Phase.generate))
 hypothesis.settings.register_profile("thorough", max_examples=10_000)

@@ -13,10 +13,9 @@ from contracts.keys import Keys
 from contracts.symbology import CALL
 from contracts.topology import StageName
 from tests.pipeline import EXPIRATION, LATER, NOW, Pipeline, chain_rows, cid_of, frame, quote
+from tests.stages.staging.small_board import FEW, NOW_MS
 
-NOW_MS = round(NOW * 1000)
 ROOTS = {"SPX": "SPXW", "NDX": "NDXP"}
-FEW = range(6890, 6915, 5)
 
 
 def whole_run(settings: Any) -> Pipeline:

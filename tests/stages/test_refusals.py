@@ -19,10 +19,10 @@ from contracts.messages import PlaneComputed, PlaneDirty, encode
 from contracts.symbology import CALL, PUT
 from contracts.topology import StageName
 from tests.pipeline import EXPIRATION, NOW, Pipeline, ProcessDiedError, chain_rows, cid_of, frame, quote
+from tests.stages.staging.small_board import CID
 
 STRIKES = tuple(range(6400, 7405, 5))  # more rows than one commit may merge
 PLANE = f"SPXW:{EXPIRATION}"
-CID = cid_of(6900)
 STAGING, CALCULATE, MODELS = StageName.STAGING, StageName.CALCULATE, StageName.MODELS
 
 Act = Callable[[Pipeline], object]

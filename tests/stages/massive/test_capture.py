@@ -148,9 +148,15 @@ class Scene:
     async def begin(self, name: str = "captor", **options: Any) -> Capture:
         """Start a capture; returns once everything is copied for it."""
         capture = Capture(self._broker(name), KEYS, SYMBOLS, self.file, **{"part_bytes": 2**28, **options})
-        self.captures.append(asyncio.create_task(capture.run(self.stop)))
-        await wait_until_async(lambda: self.recording._is_on or self.captures[-1].done(), "copying has begun")
+        task = asyncio.create_task(capture.run(self.stop))
+        self.captures.append(task)
+        await wait_until_async(lambda: task.done() or self._copies_for(name), "copying has begun")
         return capture
+
+    async def _copies_for(self, name: str) -> bool:
+        """Not for the capture before it, whose end may not be noticed yet."""
+        (owner,) = await self._brokers[0].values(KEYS.lease("capture", "SPX"))
+        return owner == name.encode() and self.recording._is_on
 
     async def end(self) -> None:
         self.stop.set()
@@ -186,14 +192,17 @@ async def test_frames_and_pages_are_captured_as_they_came_in_order(scene: Scene,
     assert client.xlen(STREAM) == 0
 
 
-async def test_nothing_is_copied_while_nobody_captures(scene: Scene, client: Any) -> None:
-    scene.feed(1, 1000.0, b"[]")
-    await scene.begin()
-    assert client.xlen(STREAM) == 0
+async def test_nothing_is_copied_while_nobody_captures(scene: Scene) -> None:
+    scene.feed(1, 1000.0, b"before")
+    capture = await scene.begin()
+    scene.feed(2, 1001.0, b"during")
+    await wait_until_async(lambda: capture.records, "something is captured")
     scene.stop.set()
     await wait_until_async(lambda: not scene.recording._is_on, "copying has ended")
-    scene.feed(2, 1001.0, b"[]")
+    scene.feed(3, 1002.0, b"after")
     assert not scene.recording._queue
+    await scene.captures[0]
+    assert frames(scene.file) == [b"during"]
 
 
 async def test_what_is_on_the_disk_leaves_the_stream(scene: Scene, client: Any) -> None:
@@ -254,6 +263,6 @@ async def test_there_is_one_capture_at_a_time(scene: Scene) -> None:
 
 
 def test_a_tally_remembers_long_enough() -> None:
-    tally, started = Tally(), time.monotonic()
+    tally, started = Tally(), time.process_time()
     assert all(tally.is_new(number) for number in range(1, 60_000))
-    assert not tally.is_new(59_000) and time.monotonic() - started < 5.0
+    assert not tally.is_new(59_000) and time.process_time() - started < 5.0

@@ -365,8 +365,9 @@ async def test_waiting_for_our_turn_makes_no_slow_provider() -> None:
             await asyncio.sleep(0.3)  # for the budget
             return await super().clock()
 
+    started = time.monotonic()
     commit = await fetch(Throttling(), store_with(7))
-    assert float(job_of(commit)["latency_s"]) < 0.3
+    assert float(job_of(commit)["latency_s"]) <= time.monotonic() - started - 0.3
 
 
 # --- the next turn

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import os
+import re
 import secrets
 import signal
 import subprocess
@@ -11,11 +12,12 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
 
-from consumers.embedded import free_port, remembered_url
+from consumers.embedded import remembered_url
 from contracts.keys import Keys
 from ops.capture_file import parts_of
 from tests.waiting import wait_until
@@ -46,14 +48,29 @@ def running(folder: Path, name: str, environment: dict[str, str], *arguments: st
             process.wait(60.0)
 
 
-def environment_of(port: int) -> dict[str, str]:
+def environment_of(address: str) -> dict[str, str]:
+    """Of programs whose provider is there."""
     plain = {name: value for name, value in os.environ.items() if not name.startswith(("MASSIVE_", "MARKETSWARM_"))}
     plain.pop("REDIS_URL", None)
     own = {
-        "MASSIVE_REST_URL": f"http://127.0.0.1:{port}", "MASSIVE_WS_URL": f"ws://127.0.0.1:{port}",
+        "MASSIVE_REST_URL": f"http://{address}", "MASSIVE_WS_URL": f"ws://{address}",
         "MARKETSWARM_PORT": "0", "MASSIVE_SYMBOLS": "SPX", "MASSIVE_CHAIN_INTERVAL_SEC": "2",
     }  # fmt: skip
     return plain | own
+
+
+@contextmanager
+def mock(folder: Path, scenario: str) -> Iterator[dict[str, str]]:
+    """A provider on a free port, and the environment of programs that ask it."""
+
+    def address() -> str:
+        said = re.search(r"mock provider on http://([\d.:]+) ", (folder / "mock.out").read_text())
+        return said[1] if said else ""
+
+    options = ("--port", "0", "--contracts", "200", "--scenario", scenario)
+    with running(folder, "mock", environment_of("nowhere"), "mock", *options):
+        wait_until(address, "the mock is up", PATIENCE_S)
+        yield environment_of(address())
 
 
 def command_lines() -> list[bytes]:
@@ -74,33 +91,37 @@ def written(folder: Path) -> dict[Path, bytes]:
 
 def test_a_run_writes_the_key_nowhere(tmp_path: Path, key: str) -> None:
     """The whole pipeline with a capture, through disconnections that are logged; the key comes from a file."""
-    port, place, capture = free_port(), tmp_path / "place", tmp_path / "place" / "day"
+    place, capture, key_file = tmp_path / "place", tmp_path / "place" / "day", tmp_path / "key"
     place.mkdir()
-    (tmp_path / "key").write_text(f"{key}\n")
-    shared = environment_of(port)
-    with_key = shared | {"MASSIVE_API_KEY_FILE": str(tmp_path / "key")}
+    key_file.write_text(f"{key}\n")
     (tmp_path / "cuts.toml").write_text('[[steps]]\nwhat = "reconnect"\nat = 10\nfor = 2\nevery = 15\n')
-    mock = ("mock", "--port", str(port), "--contracts", "200", "--scenario", str(tmp_path / "cuts.toml"))
-    with running(place, "mock", shared, *mock), running(place, "up", with_key, "up"):
+    with (
+        mock(place, str(tmp_path / "cuts.toml")) as shared,
+        running(place, "up", shared | {"MASSIVE_API_KEY_FILE": str(key_file)}, "up"),
+    ):
         data = place / ".marketswarm"
 
-        def gaps() -> int:
+        def gaps() -> list[str]:
+            """Why feeds have missed something: each start counts as a gap."""
             url = remembered_url(data)
             if url is None:
-                return 0
-            client = redis.Redis.from_url(url)
+                return []
+            client: Any = redis.Redis.from_url(url)
             try:
-                return int(client.xlen(KEYS.gaps_stream("SPX")))
+                return [fields[b"reason"].decode() for _, fields in client.xrange(KEYS.gaps_stream("SPX"))]
             except redis.RedisError:
-                return 0
+                return []
             finally:
                 client.close()
 
-        wait_until(lambda: gaps() > 0, "the feeds have started", PATIENCE_S)
+        def interruptions() -> int:
+            return len([reason for reason in gaps() if reason != "started"])
+
+        wait_until(gaps, "the feeds have started", PATIENCE_S)
         with running(place, "capture", shared, "capture", "--out", str(capture)):
             wait_until(lambda: parts_of(capture), "something is captured", PATIENCE_S)
-            before = gaps()
-            wait_until(lambda: gaps() > before, "feeds were disconnected and are back", PATIENCE_S)
+            before = interruptions()
+            wait_until(lambda: interruptions() > before, "feeds were disconnected and are back", PATIENCE_S)
         assert not [line for line in command_lines() if key.encode() in line]
     assert parts_of(capture)
     found = written(place) | {path: gzip.decompress(path.read_bytes()) for path in parts_of(capture)}
@@ -109,13 +130,9 @@ def test_a_run_writes_the_key_nowhere(tmp_path: Path, key: str) -> None:
 
 
 def test_a_refused_key_is_told_without_the_key(tmp_path: Path, key: str, redis_url: str) -> None:
-    port = free_port()
-    shared = environment_of(port)
-    with_key = shared | {"MASSIVE_API_KEY": key, "REDIS_URL": redis_url, "MARKETSWARM_DATA": str(tmp_path)}
-    with running(tmp_path, "mock", shared, "mock", "--port", str(port), "--contracts", "200", "--scenario", "401"):
-        wait_until(lambda: (tmp_path / "mock.out").stat().st_size > 0, "the mock is up", PATIENCE_S)
-        with running(tmp_path, "stage", with_key, "stage", "massive") as stage:
-            assert stage.wait(PATIENCE_S) == 2
+    own = {"MASSIVE_API_KEY": key, "REDIS_URL": redis_url, "MARKETSWARM_DATA": str(tmp_path)}
+    with mock(tmp_path, "401") as shared, running(tmp_path, "stage", shared | own, "stage", "massive") as stage:
+        assert stage.wait(PATIENCE_S) == 2
     said = (tmp_path / "stage.out").read_text()
     assert "does not accept the key: set a valid MASSIVE_API_KEY" in said
     assert key not in said

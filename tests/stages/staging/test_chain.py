@@ -33,10 +33,8 @@ from tests.pipeline import (
     frame,
     quote,
 )
+from tests.stages.staging.small_board import CID, FEW, NOW_MS
 
-NOW_MS = round(NOW * 1000)
-CID = cid_of(6900)
-FEW = range(6890, 6915, 5)
 FEWER = range(6890, 6910, 5)
 
 

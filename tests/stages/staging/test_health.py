@@ -16,9 +16,7 @@ from contracts.ports import Backlog
 from contracts.topology import StageName
 from stages.staging.health import HealthSettings, find_signals
 from tests.pipeline import EXPIRATION, LATER, NOW, Pipeline, chain_rows, cid_of, drive, frame, quote
-
-NOW_MS = round(NOW * 1000)
-FEW = range(6890, 6915, 5)
+from tests.stages.staging.small_board import FEW, NOW_MS
 
 
 def healthy() -> Pipeline:

@@ -23,9 +23,8 @@ from contracts.topology import StageName
 from stages.staging.frames import decode_entry
 from stages.staging.hydrate import milliseconds
 from tests.pipeline import EXPIRATION, NOW, Pipeline, chain_row, chain_rows, cid_of, frame, quote
+from tests.stages.staging.small_board import CID, NOW_MS
 
-NOW_MS = round(NOW * 1000)
-CID = cid_of(6900)
 COUNTED = ("applied", "older", "geometry_miss", "rejected", "unknown", "malformed", "status", "index")
 
 _BOARD = Pipeline()

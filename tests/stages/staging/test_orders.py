@@ -21,10 +21,7 @@ from tests.pipeline import (
     frame,
     quote,
 )
-
-NOW_MS = round(NOW * 1000)
-CID = cid_of(6900)
-FEW = range(6890, 6915, 5)
+from tests.stages.staging.small_board import CID, FEW, NOW_MS
 
 
 def live() -> Pipeline:

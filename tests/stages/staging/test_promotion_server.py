@@ -23,12 +23,10 @@ from contracts.snapshot import ChainRow, ChainSnapshot, encode_snapshot
 from contracts.stage import Entry
 from contracts.topology import StageName
 from ops.wiring import keys_of, pure_stage
-from tests.pipeline import EXPIRATION, LATER, NOW, chain_rows, cid_of, frame, quote
+from tests.pipeline import EXPIRATION, LATER, NOW, chain_rows, frame, quote
+from tests.stages.staging.small_board import CID, FEW, NOW_MS
 
 SYMBOL = "SPX"
-CID = cid_of(6900)
-FEW = range(6890, 6915, 5)
-NOW_MS = round(NOW * 1000)
 REASONS = ("bootstrap", "geometry", "dormancy", "operator")
 
 

@@ -49,8 +49,7 @@ from stages.staging.records import (
     volume_record,
 )
 from tests.pipeline import NOW, chain_row
-
-NOW_MS = round(NOW * 1000)
+from tests.stages.staging.small_board import NOW_MS
 
 # --- values
 

@@ -19,9 +19,8 @@ from contracts.symbology import CALL, NEW_YORK, PUT
 from contracts.topology import StageName
 from tests.leaks import EXPIRING, rows_of
 from tests.pipeline import EXPIRATION, LATER, NOW, Pipeline, chain_rows, cid_of, drive, frame, quote
+from tests.stages.staging.small_board import FEW, NOW_MS
 
-NOW_MS = round(NOW * 1000)
-FEW = range(6890, 6915, 5)
 LEASE = "massive:lease:tick"
 
 
