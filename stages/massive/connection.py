@@ -27,41 +27,46 @@ class Off(Exception):  # noqa: N818
 
 
 class Connection:
-    """What one connection was told: login, acknowledgements, refusals, and when data came."""
+    """What one connection was told: login, acknowledgements, refusals, and when data came.
+
+    `_s`: seconds of a clock that no correction of the time sets; `_ts`: epoch seconds.
+    """
 
     def __init__(self, cluster: str) -> None:
         self.authenticated = asyncio.Event()
         self.settled = asyncio.Event()
         self.asked: dict[str, None] = {}  # pairs requested on this connection, in order
-        self.asked_ts = 0.0  # when something was requested last
+        self.asked_s = 0.0  # when something was requested last
         self.held: set[str] = set()  # pairs acknowledged
         self.awaited: set[str] = set()
         self.refusal = ""
         self.refusals = 0  # `error` statuses
         self.evicted = False
-        self.said_goodbye_ts = 0.0  # when the provider told that this is the end
+        self.said_goodbye_s = 0.0  # when the provider told that this is the end
         self.newest: tuple[float, bytes] | None = None  # the last data frame and when it came
-        self.held_since = 0.0  # when the first subscription was acknowledged
-        self.last_ts = 0.0
-        self._first_ts = 0.0
+        self.held_since_s = 0.0  # when the first subscription was acknowledged
+        self.last_ts = 0.0  # of the newest data
+        self.last_s = 0.0
+        self._first_s = 0.0
         self._cluster = cluster
         self._goodbye = ""
 
     @property
     def steady_s(self) -> float:
         """Seconds between the first and the newest data."""
-        return self.last_ts - self._first_ts
+        return self.last_s - self._first_s
 
     @property
     def tickers(self) -> set[str]:
         """What was asked for, whatever the topic."""
         return tickers_of(self.asked)
 
-    def note_data(self, now: float, payload: bytes) -> None:
+    def note_data(self, ts: float, payload: bytes) -> None:
         """Market data came."""
-        self._first_ts = self._first_ts or now
-        self.last_ts = now
-        self.newest = (now, payload)
+        self.last_s = time.monotonic()
+        self._first_s = self._first_s or self.last_s
+        self.last_ts = ts
+        self.newest = (ts, payload)
 
     def expect(self, action: str, pairs: Sequence[str]) -> None:
         """These pairs are about to be (un)subscribed."""
@@ -70,7 +75,7 @@ class Connection:
         self.settled.clear()
         if action == "subscribe":
             self.asked |= dict.fromkeys(pairs)
-            self.asked_ts = time.time()
+            self.asked_s = time.monotonic()
 
     def forget(self, pairs: Iterable[str]) -> None:
         """These pairs are no longer ours; where there is room again, what was refused may be asked for again."""
@@ -89,7 +94,7 @@ class Connection:
         elif status in _ENDS:
             self.evicted = self.evicted or status == "max_connections"
             self._goodbye = f"{status}: {message}"
-            self.said_goodbye_ts = self.said_goodbye_ts or time.time()
+            self.said_goodbye_s = self.said_goodbye_s or time.monotonic()
             log.warning("feed_told", cluster=self._cluster, status=status, message=message)
         elif status == "success":
             self._acknowledged(message)
@@ -118,7 +123,7 @@ class Connection:
                 pair = message[len(prefix) :].strip()
                 self.awaited.discard(pair)
                 (self.held.add if action == "subscribe" else self.held.discard)(pair)
-                self.held_since = self.held_since or time.time()
+                self.held_since_s = self.held_since_s or time.monotonic()
         if not self.awaited:
             self.settled.set()
 

@@ -286,25 +286,25 @@ class Feed:
         """Silence and lag. A socket that carried data and fell silent may be dead above TCP: that ends it."""
         while True:
             await asyncio.sleep(min(0.5, self._timings.stall / 4))
-            now = time.time()
-            if connection.said_goodbye_ts and now - connection.said_goodbye_ts > self._timings.farewell:
+            now_s = time.monotonic()
+            if connection.said_goodbye_s and now_s - connection.said_goodbye_s > self._timings.farewell:
                 raise connection.ended("told to leave")
-            if connection.last_ts and now - connection.last_ts > self._timings.stall:
-                raise Ended(f"no data for {now - connection.last_ts:.0f} s")
-            self._note_state(connection, now)
+            if connection.last_s and now_s - connection.last_s > self._timings.stall:
+                raise Ended(f"no data for {now_s - connection.last_s:.0f} s")
+            self._note_state(connection, now_s)
             self._note_lag(connection)
 
-    def _note_state(self, connection: Connection, now: float) -> None:
+    def _note_state(self, connection: Connection, now_s: float) -> None:
         """Live with the first data. Subscribed in an open market and never any data: wrong host for this key, perhaps.
 
         That is no reason to connect again soon: a quiet contract looks the same.
         """
-        if connection.last_ts:
+        if connection.last_s:
             self.activity.state, self.activity.reason = LIVE, ""
             return
         clock = self._clock()
         is_open = clock is None or clock.is_open
-        quiet_s = now - connection.held_since if connection.held_since and is_open else 0.0
+        quiet_s = now_s - connection.held_since_s if connection.held_since_s and is_open else 0.0
         if quiet_s > SILENT_STALLS * self._timings.stall:
             raise Ended(f"no data since it was subscribed {quiet_s:.0f} s ago")
         if quiet_s > self._timings.stall and self.activity.state != SILENT:
@@ -356,7 +356,7 @@ class Feed:
         """Make the subscriptions equal to what is wanted: first free room, then fill it, most wanted first."""
         carried = steady_selection(tickers, connection.tickers, self._limit, self._border)
         self.activity.unsubscribed = len(tickers) - len(carried)
-        if self.activity.missing and time.time() - connection.asked_ts > self._timings.again:
+        if self.activity.missing and time.monotonic() - connection.asked_s > self._timings.again:
             connection.forget(())
         target = dict.fromkeys(f"{topic}.{ticker}" for ticker in carried for topic in self._topics)
         gone = [pair for pair in connection.asked if pair not in target]

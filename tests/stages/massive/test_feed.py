@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import socket
 import time
@@ -484,6 +485,16 @@ async def test_data_that_stops_coming_ends_the_connection() -> None:
         assert (await scene.gap(2))[0].startswith("no data for")
         await until(lambda: scene.feed.activity.state == "silent", "the second is watched for as long")
         assert len(scene.server.clients) == 2  # nothing came on it: that is a quiet market, not a stall
+
+
+async def test_a_clock_that_is_set_forward_is_no_silence(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with following("O:A", timings=timings(stall=LOOKS_OFTEN)) as scene:
+        client = await scene.subscribed()
+        minutes = itertools.count(step=60.0)
+        ours = time.time
+        monkeypatch.setattr(time, "time", lambda: ours() + next(minutes))  # at every look another minute
+        await sampled(scene, client, 0.0)
+        assert scene.feed.activity.connections == 1
 
 
 async def test_who_is_told_to_leave_leaves_when_nobody_closes() -> None:
