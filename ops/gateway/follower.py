@@ -29,6 +29,7 @@ log = structlog.get_logger("gateway")
 
 HEARTBEAT_S = 15.0
 RETRY_S = 0.25
+CATCH_UP_S = 5.0  # the reader is waited for so long while it says nothing: a busy gateway is no reason for a reset
 READ_COUNT = 500
 RECALLED = 1000  # entries that a gateway begins with: clients of the one before it go on among them
 KEPT_BYTES = 16 * 2**20  # of a symbol, for all clients: who is further behind gets a reset, which is smaller
@@ -231,7 +232,7 @@ class Follower:
     async def _has_read(self, enough: Callable[[], bool]) -> bool:
         """Whether the reader has come so far; waits while it goes on."""
         while not enough():
-            if not await self._heard(RETRY_S):
+            if not await self._heard(CATCH_UP_S):
                 return False
         return True
 

@@ -14,7 +14,7 @@ from consumers.clients import Commands
 from contracts.settings import Settings
 from ops.gateway import follower as follower_module
 from ops.gateway.event import Event
-from ops.gateway.follower import COALESCE_FROM, Follower
+from ops.gateway.follower import COALESCE_FROM, RETRY_S, Follower
 from tests.ops.pipeline import STRIKES, SYMBOL, SmallPipeline, small_pipeline
 from tests.waiting import PATIENCE_S, wait_until_async
 
@@ -104,6 +104,27 @@ async def test_who_comes_back_to_another_gateway_goes_on_there(
     async with following(redis_url, pipeline) as another:
         found = await entries(another.stream(reset.id))
     assert [(event.id, event.body) for event in found] == [(event.id, event.body) for event in missed]
+
+
+async def test_who_comes_back_to_a_busy_gateway_misses_nothing_and_needs_no_reset(
+    pipeline: SmallPipeline, follower: Follower, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (reset,) = await entries(follower.stream(None))
+    goes_on, read = asyncio.Event(), follower._read
+
+    async def read_late(reader: object) -> None:
+        await goes_on.wait()
+        await read(reader)
+
+    monkeypatch.setattr(follower, "_read", read_late)
+    await published(pipeline, follower, 1)  # the reader was waiting for this one; what comes now it reads late
+    before = pipeline.state("seq")
+    pipeline.quote(STRIKES[1], 7.0, 7.5)
+    await wait_until_async(lambda: pipeline.state("seq") > before, "a diff")
+    missed = asyncio.create_task(entries(follower.stream(reset.id)))
+    await asyncio.sleep(1.5 * RETRY_S)
+    goes_on.set()
+    assert [event.kind for event in await missed] == ["diff", "diff"]
 
 
 async def test_what_many_slow_clients_wait_for_is_merged_once(pipeline: SmallPipeline, follower: Follower) -> None:
