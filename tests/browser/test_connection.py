@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from time import monotonic
 
-from playwright.async_api import Browser
+from playwright.async_api import Browser, Route
 
 from consumers import embedded
 from contracts.settings import Settings
@@ -153,6 +153,25 @@ async def test_alerts_of_a_break_are_in_the_list_afterwards(screen: Screen) -> N
     await screen.pipeline.tick()
     await screen.until("document.getElementById('alerts-button').textContent === 'alerts 1'")
     assert await screen.page.locator("#alerts li").all_text_contents() == ["10:00:15 SPX crossed meanwhile"]
+
+
+async def test_an_alert_that_comes_while_the_list_is_asked_for_stays_in_it(screen: Screen) -> None:
+    """The answer may be older than what the stream has told meanwhile: then the page asks again."""
+    before, meanwhile = (
+        {"rule": "flip", "symbol": SYMBOL, "epoch": "e", "ts": 1771513215, "text": text}
+        for text in ("before", "meanwhile")
+    )
+    answers = [[before], [meanwhile, before]]
+
+    async def answer(route: Route) -> None:
+        if len(answers) == 2:
+            await screen.hear("alert", meanwhile)
+        await route.fulfill(json={"alerts": answers.pop(0)})
+
+    await screen.page.route(f"**/api/alerts/{SYMBOL}?*", answer)
+    await screen.opened()
+    await screen.until("document.getElementById('alerts-button').textContent === 'alerts 2'")
+    assert await screen.page.locator("#alerts li").all_text_contents() == ["10:00:15 meanwhile", "10:00:15 before"]
 
 
 async def test_lost_entries_become_a_reset_and_the_page_goes_on(screen: Screen) -> None:

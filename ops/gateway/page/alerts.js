@@ -8,19 +8,22 @@ const NOTES = 3;
 const NOTE_MS = 8000;
 
 export class Alerts {
+  heard = 0;
+
   constructor(notes, list, button) {
     Object.assign(this, { notes, list, button });
     button.addEventListener("click", () => this.#open(list.hidden));
     this.#count();
   }
 
-  /** Fill the list with what was there before, newest first; no notes. */
+  /** What was there before, newest first. */
   fill(alerts) {
     this.list.replaceChildren(...alerts.slice(0, KEPT).map(itemOf));
     this.#count();
   }
 
   add(alert) {
+    this.heard += 1;
     this.list.prepend(itemOf(alert));
     while (this.list.children.length > KEPT) this.list.lastChild.remove();
     this.#count();

@@ -129,7 +129,7 @@ class Page {
     on("alert", (alert) => this.alerts.add(alert));
     on("state", () => {
       this.#tellTime();
-      if (feed.state === "live") this.#recallAlerts(feed); // none is told again, so those of a break would be missed
+      if (feed.state === "live") this.#recallAlerts(feed); // none is told again
       if (feed.state === "waiting") setTimeout(() => this.#recallLast(feed), AGAIN_MS);
     });
     on("refused", () => ask("/api/symbols").catch(() => {})); // leads to the login if that is why
@@ -147,8 +147,11 @@ class Page {
 
   /** The alerts of before this page came. */
   async #recallAlerts(feed) {
+    const { heard } = this.alerts;
     const told = await ask(`/api/alerts/${feed.symbol}?count=50`).catch(() => null);
-    if (told && feed === this.feed) this.alerts.fill(told.alerts);
+    if (!told || feed !== this.feed) return;
+    if (heard === this.alerts.heard) this.alerts.fill(told.alerts);
+    else this.#recallAlerts(feed); // it may lack the newest
   }
 
   /** Without an epoch nothing is streamed: what was published last stays, and why there is nothing new. */

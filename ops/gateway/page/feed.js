@@ -1,7 +1,7 @@
 /**
  * The feed: server-sent events of one symbol into a book. The browser reconnects by itself and resumes at the last id;
- * when the book finds a gap, the connection is opened anew, which begins with a reset. `state` is one of connecting,
- * waiting (for the first reset), live, quiet, disconnected.
+ * after a gap the connection is opened anew and begins with a reset. `state`: connecting, waiting (for the first reset),
+ * live, quiet, disconnected.
  */
 
 import { Book, Gap } from "./book.js";
