@@ -505,7 +505,7 @@ def values_and_hashes(store: Store) -> tuple[list[bytes], list[dict[str, bytes]]
     return [stored_quote(store, row) for row in range(ROWS)], [store.fields(contract_key(row)) for row in range(ROWS)]
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(deliveries())
 def test_order_redelivery_and_cuts_make_no_difference(
     store: Store, delivery: tuple[list[tuple[int, Record]], list[list[tuple[int, Record]]]]
@@ -772,7 +772,7 @@ def test_a_plane_that_is_not_published_to_its_last_change_stays_as_complete_as_i
     assert published_to(store) == before
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.sampled_from(["quiet", "change", "chunked", "compute", "publish"]), max_size=20))
 def test_up_to_when_everything_is_complete_never_steps_back(store: Store, acts: list[str]) -> None:
     store.wipe()
@@ -803,7 +803,7 @@ def test_up_to_when_everything_is_complete_never_steps_back(store: Store, acts: 
 # --- flags
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.sampled_from(["update", "compute"]), max_size=12), st.data())
 def test_at_most_one_flag_per_plane_is_outstanding(store: Store, acts: list[str], data: st.DataObject) -> None:
     """Whoever computes takes a flag, reads a version, and commits after any number of further updates."""

@@ -438,7 +438,7 @@ def history(quotes: list[tuple[int, int]], cuts: set[int]) -> tuple[Pipeline, li
 QUOTES = st.lists(st.tuples(st.integers(0, 10), st.integers(0, 4000)), min_size=2, max_size=25)
 
 
-@how(max_examples=25, deadline=None)
+@how(max_examples=25)
 @given(QUOTES, st.sets(st.integers(0, 25)), st.sets(st.integers(0, 60)))
 def test_any_cut_of_the_stream_gives_the_published_tiles(
     quotes: list[tuple[int, int]], published_after: set[int], kept_at: set[int]
@@ -456,7 +456,7 @@ def test_any_cut_of_the_stream_gives_the_published_tiles(
     assert (held.version, held.cells.tolist()) == (tiles.version, tiles.cells.tolist())
 
 
-@how(max_examples=25, deadline=None)
+@how(max_examples=25)
 @given(QUOTES, st.data())
 def test_an_entry_that_is_missing_is_noticed(quotes: list[tuple[int, int]], data: st.DataObject) -> None:
     _, events = history(quotes, set(range(25)))

@@ -217,7 +217,7 @@ async def test_nothing_that_is_asked_is_a_fault_of_ours(
     loop = asyncio.get_running_loop()
     async with serving(settings_for(MARKETSWARM_PORT="0"), redis_url) as gateway, aiohttp.ClientSession() as http:
 
-        @settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck), database=None)
+        @settings(max_examples=200, suppress_health_check=list(HealthCheck), database=None)
         @given(PATH, QUERY, FUZZED_HEADERS, st.sampled_from(["GET", "POST", "HEAD", "PUT", "DELETE", "OPTIONS"]))
         def ask(path: str, query: dict[str, str], headers: dict[str, str], method: str) -> None:
             status = asyncio.run_coroutine_threadsafe(

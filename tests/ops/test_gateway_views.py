@@ -307,7 +307,7 @@ def test_gzip_is_for_who_asks_for_it(header: str, expected: bool) -> None:
 
 
 @given(streams(), subsets(STRATEGIES))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_patches_build_the_same_board(events: list[Event], strategies: frozenset[str] | None) -> None:
     view = View(patches=True, strategies=strategies)
     document: Json = {}

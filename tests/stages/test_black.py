@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 import QuantLib
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from vollib.black.implied_volatility import implied_volatility as vollib_volatility
 
@@ -62,7 +62,6 @@ def market(
 # --- prices and greeks
 
 
-@settings(deadline=None)
 @given(spots, terms, volatilities, deviations, st.floats(0.95, 1.05))
 def test_prices_and_greeks_are_quantlib_s(
     spot: float, years: float, sigma: float, deviation: float, carry: float
@@ -78,7 +77,6 @@ def test_prices_and_greeks_are_quantlib_s(
         assert ours.vega[side] == pytest.approx(theirs.vega(years), rel=1e-9, abs=1e-12)
 
 
-@settings(deadline=None)
 @given(terms, st.floats(0.05, 2.0), st.floats(-3.0, 3.0), st.floats(0.95, 1.05))
 def test_greeks_are_finite_differences(years: float, sigma: float, deviation: float, carry: float) -> None:
     spot = 7000.0
@@ -97,7 +95,6 @@ def test_greeks_are_finite_differences(years: float, sigma: float, deviation: fl
     assert by_volatility == pytest.approx(found.vanna, rel=1e-4, abs=1e-5)
 
 
-@settings(deadline=None)
 @given(spots, terms, volatilities, deviations, st.floats(0.95, 1.05))
 def test_call_and_put_obey_parity(spot: float, years: float, sigma: float, deviation: float, carry: float) -> None:
     forward = spot * carry
@@ -110,7 +107,6 @@ def test_call_and_put_obey_parity(spot: float, years: float, sigma: float, devia
         assert same[0] == same[1]
 
 
-@settings(deadline=None)
 @given(terms, volatilities, deviations, st.floats(0.01, 100.0))
 def test_everything_scales_with_the_currency(years: float, sigma: float, deviation: float, scale: float) -> None:
     strike = strike_at(100.0, years, sigma, deviation)
@@ -122,7 +118,6 @@ def test_everything_scales_with_the_currency(years: float, sigma: float, deviati
     assert large.gamma * scale == pytest.approx(small.gamma, rel=1e-6, abs=1e-12)
 
 
-@settings(deadline=None)
 @given(st.floats(20, 25_000), terms, st.floats(0.03, 0.5))
 def test_a_straddle_at_the_forward_is_0_7979_of_the_expected_move(forward: float, years: float, sigma: float) -> None:
     deviation = sigma * math.sqrt(years)
@@ -168,7 +163,6 @@ def test_volatilities_are_those_of_quantlib_and_vollib() -> None:
     assert compared > 400
 
 
-@settings(deadline=None)
 @given(st.floats(1.0, 25_000.0), st.floats(1.0, 25_000.0), terms, st.floats(0.001, 25_000.0))
 def test_any_price_gives_a_volatility_with_that_price_or_none(
     forward: float, strike: float, years: float, price: float
@@ -194,7 +188,6 @@ def test_the_last_minute_far_out_has_a_volatility() -> None:
     assert back[0] == pytest.approx(0.05, rel=1e-9)
 
 
-@settings(deadline=None)
 @given(st.permutations(range(64)))
 def test_a_volatility_depends_on_its_own_option_alone(order: list[int]) -> None:
     strike, sigma, is_call = market(64, 7000.0, 0.1, np.random.default_rng(3))
@@ -206,7 +199,6 @@ def test_a_volatility_depends_on_its_own_option_alone(order: list[int]) -> None:
     assert np.concatenate(alone).tobytes() == found.tobytes()
 
 
-@settings(deadline=None)
 @given(st.floats(20.0, 25_000.0), terms, volatilities, deviations)
 def test_both_sides_of_a_strike_have_one_volatility(
     forward: float, years: float, sigma: float, deviation: float

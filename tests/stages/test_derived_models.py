@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from contracts.analytics import Moment
@@ -197,7 +197,6 @@ def rows_of(board: list[tuple[int, float]], scale: float = 1.0) -> Rows:
     ]
 
 
-@settings(deadline=None)
 @given(boards, sigmas, flips)
 def test_results_stay_in_their_range(board: list[tuple[int, float]], sigma: float, flip: float | None) -> None:
     gex = gex_of(rows_of(board), sigma=sigma, flip=flip)
@@ -209,7 +208,6 @@ def test_results_stay_in_their_range(board: list[tuple[int, float]], sigma: floa
         assert 0 <= mode["score"] <= 100
 
 
-@settings(deadline=None)
 @given(boards, sigmas, flips, st.integers(1, 20))
 def test_ten_times_the_open_interest_says_the_same(
     board: list[tuple[int, float]], sigma: float, flip: float | None, power: int
@@ -220,7 +218,6 @@ def test_ten_times_the_open_interest_says_the_same(
     assert mode_of(one)["score"] == mode_of(more)["score"]
 
 
-@settings(deadline=None)
 @given(boards, st.floats(1e-2, 1e2), flips, st.integers(-3, 6))
 def test_another_scale_of_prices_says_the_same(
     board: list[tuple[int, float]], sigma: float, flip: float | None, power: int

@@ -8,7 +8,7 @@ import zlib
 import numpy as np
 import orjson
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from contracts.errors import DataError
@@ -88,7 +88,6 @@ def test_everything_is_new_where_nothing_was_published_before() -> None:
     assert diff_cells(np.zeros((4, 2), np.int32), after).tolist() == [0, 1, 2]
 
 
-@settings(deadline=None)
 @given(changes(), st.booleans())
 def test_applying_a_diff_gives_the_cells_it_was_made_from(change: tuple[Ints, Ints], with_crc: bool) -> None:
     before, after = change
@@ -97,7 +96,6 @@ def test_applying_a_diff_gives_the_cells_it_was_made_from(change: tuple[Ints, In
     np.testing.assert_array_equal(before, kept)
 
 
-@settings(deadline=None)
 @given(boards, st.data())
 def test_a_chain_of_diffs_ends_where_the_plane_ends(start: Ints, data: st.DataObject) -> None:
     published = client = start

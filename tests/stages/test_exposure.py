@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from contracts.analytics import ForwardSource, Reason, Source, TickFlag
@@ -291,7 +291,6 @@ def test_a_quote_older_than_the_newest_of_its_plane_is_stale() -> None:
 # --- laws
 
 
-@settings(deadline=None)
 @given(st.permutations(range(len(LADDER.rows))))
 def test_the_order_of_contracts_changes_nothing(order: list[int]) -> None:
     shuffled = replace(LADDER, rows=tuple(LADDER.rows[n] for n in order))
@@ -301,7 +300,6 @@ def test_the_order_of_contracts_changes_nothing(order: list[int]) -> None:
     assert row_again.tobytes() == row.tobytes()
 
 
-@settings(deadline=None)
 @given(
     st.lists(st.tuples(*[st.sampled_from([UNKNOWN, 0, 1, 5, 500, 10_000, 2**31 - 1])] * 2), min_size=6, max_size=6),
     st.lists(st.sampled_from([None, 0.0, 0.01, -0.1, math.inf]), min_size=6, max_size=6),

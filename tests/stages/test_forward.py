@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from contracts.analytics import ForwardSource
@@ -145,7 +145,6 @@ def test_mids_of_the_largest_prices_do_not_overflow() -> None:
     assert mid_prices(quotes_of(plane, {(CALL, 1000): (21_000_000.0, 21_000_000.0)})).tolist() == [21_000_000.0]
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(-500, 500), min_size=1, max_size=11), st.floats(0.85, 1.02))
 def test_the_forward_lies_among_those_of_its_strikes_and_coherence_spans_them(
     differences: list[int], discount: float

@@ -191,7 +191,6 @@ def test_what_is_only_rounding_has_no_sign() -> None:
     assert crossings(profile([-1e-13, 1.0, 1e-13, -1e-14])) == []
 
 
-@settings(deadline=None)
 @given(st.lists(st.floats(-1e9, 1e9), min_size=2, max_size=401))
 def test_crossings_lie_on_the_grid_in_order_and_split_the_signs(net: list[float]) -> None:
     one = profile(net)
@@ -216,7 +215,7 @@ def test_of_several_crossings_the_nearest_to_spot_is_the_flip() -> None:
 # --- laws
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(st.floats(0.5, 50.0))
 def test_the_flip_scales_with_spot_and_strikes(scale: float) -> None:
     base = model_of(Market(sigma=smile), strikes=range(80, 121))["levels"]["flip"]["value"]

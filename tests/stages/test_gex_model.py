@@ -8,7 +8,7 @@ from typing import Any
 
 import orjson
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from contracts.analytics import MODEL_VERSION, AnalyticsCut
@@ -343,7 +343,6 @@ contracts = st.lists(
 spots = st.one_of(st.none(), st.floats(50, 150))
 
 
-@settings(deadline=None)
 @given(contracts, spots)
 def test_by_strike_sums_to_the_totals_exactly(lines: list[Line], spot: float | None) -> None:
     model = model_of(lines, spot)
@@ -365,7 +364,6 @@ def test_totals_are_added_strike_after_strike() -> None:
     assert model["calls"] == total
 
 
-@settings(deadline=None)
 @given(contracts, spots)
 def test_by_expiration_and_sides_add_up_to_the_totals(lines: list[Line], spot: float | None) -> None:
     geometry, cuts = cuts_of(lines, spot)
@@ -378,14 +376,12 @@ def test_by_expiration_and_sides_add_up_to_the_totals(lines: list[Line], spot: f
             assert sum(values) == pytest.approx(model[side] or 0.0, abs=1e-3)
 
 
-@settings(deadline=None)
 @given(st.data(), contracts, spots)
 def test_the_order_of_contracts_changes_nothing(data: st.DataObject, lines: list[Line], spot: float | None) -> None:
     shuffled = data.draw(st.permutations(lines))
     assert orjson.dumps(model_of(lines, spot)) == orjson.dumps(model_of(shuffled, spot))
 
 
-@settings(deadline=None)
 @given(contracts, spots, st.sampled_from(["provider", "auto", "own"]))
 def test_every_contract_is_either_summed_or_counted_as_left_out(
     lines: list[Line], spot: float | None, mode: GammaMode
@@ -403,7 +399,6 @@ def no_constant(name: str) -> None:
     raise AssertionError(f"{name} is not a number to publish")
 
 
-@settings(deadline=None)
 @given(contracts, spots)
 def test_no_value_is_ever_not_a_number(lines: list[Line], spot: float | None) -> None:
     # the standard encoder writes NaN and Infinity where there are any; the strict reader then refuses them

@@ -232,7 +232,7 @@ def by_hand(inputs: Any) -> dict[str, float]:
     return {"best": best, "low": low, "high": high, "concentration": 1 - entropy / math.log(len(g))}
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(st.integers(0, 2**32 - 1))
 def test_best_low_high_and_concentration_written_out_strike_by_strike(seed: int) -> None:
     draw = np.random.default_rng(seed)
@@ -305,7 +305,7 @@ columns = st.lists(st.one_of(st.none(), st.floats(0, 1e6)), min_size=len(STRIKES
 mids = st.lists(st.one_of(st.none(), st.floats(-1, 5)), min_size=len(STRIKES), max_size=len(STRIKES))
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(mids, columns, columns, st.floats(0.01, 500), st.one_of(st.none(), st.floats(6000, 8000)))
 def test_results_are_strikes_in_order_and_confidence_stays_in_its_range(
     mid: list[float | None],
@@ -323,7 +323,7 @@ def test_results_are_strikes_in_order_and_confidence_stays_in_its_range(
         assert 0 <= found["confidence"] <= 1
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(st.integers(-3, 3))
 def test_another_scale_of_prices_says_the_same(power: int) -> None:
     scale = 2.0**power

@@ -9,7 +9,7 @@ from datetime import time
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from contracts.analytics import MINUTES_PER_YEAR, ForwardSource
@@ -130,7 +130,6 @@ def test_a_strike_in_a_gap_gets_greeks_but_no_volatility_of_its_own() -> None:
     assert known(later) == known(found.delta)
 
 
-@settings(deadline=None)
 @given(st.lists(st.floats(0.05, 2.0), min_size=5, max_size=5), st.floats(1.0, 1000 * DAY_MINUTES), st.floats(90, 110))
 def test_both_sides_of_a_strike_share_gamma_and_their_deltas_differ_by_the_forward_s(
     volatility: list[float], minutes: float, forward: float
@@ -191,7 +190,6 @@ def test_the_expected_move_is_at_the_forward() -> None:
     assert found.one_sigma == pytest.approx(101.0 * found.sigma * math.sqrt(30 / 365))
 
 
-@settings(deadline=None)
 @given(st.floats(0.03, 0.6), st.floats(1.0, 90 * DAY_MINUTES))
 def test_the_straddle_is_0_7979_of_the_move_to_first_order(sigma: float, minutes: float) -> None:
     surface = surface_of(*[sigma] * 5, minutes=minutes)

@@ -8,7 +8,7 @@ from typing import Any
 
 import orjson
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from contracts.analytics import MODEL_VERSION, ForwardSource, TickFlag
@@ -167,7 +167,6 @@ def test_a_strategy_view_is_the_same_model_with_one_strategy(strategy: str) -> N
 prices = st.one_of(st.just(UNKNOWN), st.integers(0, 2000))
 
 
-@settings(deadline=None)
 @given(st.lists(prices, min_size=20, max_size=20))
 def test_every_cell_stands_at_its_strike_and_width_and_nothing_else_does(values: list[int]) -> None:
     geometry = board(95, 97.5, 100, 102.5, 105)
@@ -195,7 +194,6 @@ def test_every_cell_stands_at_its_strike_and_width_and_nothing_else_does(values:
     assert found == expected
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(1, 5_000_000), min_size=4, max_size=4))
 def test_published_dollars_have_at_most_three_decimals(cents: list[int]) -> None:
     geometry = board(100)

@@ -35,7 +35,7 @@ def quotes_of(pipeline: Pipeline) -> Array:
     return pipeline.rows(Layer.QUOTES).copy()
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(updates)
 def test_random_updates_give_the_full_recompute_and_compute_little_more_than_they_touch(
     batches: list[list[tuple[int, str, int, int]]],

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from contracts.analytics import AnalyticsCut, Reason, Source
@@ -43,7 +43,6 @@ interests = st.dictionaries(
 )
 
 
-@settings(deadline=None)
 @given(interests)
 def test_max_pain_is_the_strike_of_least_intrinsic_value_of_open_interest(interest: dict[Any, int]) -> None:
     strikes = (95.0, 97.5, 100.0, 105.0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from contracts.geometry import Plane
@@ -127,7 +127,6 @@ def test_nobody_can_change_a_compiled_plan() -> None:
         plan.legs[0, 0] = 3
 
 
-@settings(deadline=None)
 @given(planes(), width_lists)
 def test_a_cell_exists_exactly_when_all_its_strikes_are_listed_on_its_side(
     plane: Plane, widths: tuple[float, ...]
@@ -150,7 +149,6 @@ def test_a_cell_exists_exactly_when_all_its_strikes_are_listed_on_its_side(
     assert cell_labels(compile_plan(plane, widths)) == expected
 
 
-@settings(deadline=None)
 @given(planes(), width_lists)
 def test_a_row_knows_exactly_the_cells_that_use_it(plane: Plane, widths: tuple[float, ...]) -> None:
     plan = compile_plan(plane, widths)
@@ -160,7 +158,6 @@ def test_a_row_knows_exactly_the_cells_that_use_it(plane: Plane, widths: tuple[f
 
 
 @given(planes(), width_lists)
-@settings(deadline=None)
 def test_legs_are_contracts_of_the_cells_own_side(plane: Plane, widths: tuple[float, ...]) -> None:
     plan = compile_plan(plane, widths)
     for cell, (_, side, strike, _) in enumerate(cell_labels(plan)):

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from contracts.geometry import Plane
@@ -226,7 +226,6 @@ def one_tile(plane: Plane, quotes: Array, label: list[str | int | float]) -> lis
     return [*prices, flags]
 
 
-@settings(deadline=None)
 @given(st.data(), contracts)
 def test_every_tile_is_what_its_definition_says(data: st.DataObject, listed: list[tuple[str, float]]) -> None:
     plane = plane_of(listing(kind, strike) for kind, strike in listed)
@@ -249,7 +248,6 @@ def apply(quotes: Array, batch: list[Update]) -> np.ndarray[tuple[int], np.dtype
     return np.array([row for row, _, _ in batch], np.intp)
 
 
-@settings(deadline=None)
 @given(quoted(FULL_BOARD), updates, st.lists(st.integers(0, 30), max_size=6))
 def test_incremental_equals_full_wherever_the_batches_are_cut(
     quotes: Array, sequence: list[Update], cuts: list[int]
@@ -271,7 +269,6 @@ def test_recomputing_leaves_the_given_cells_alone() -> None:
     assert (after != before).any()
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(0, len(FULL_BOARD.rows) - 1), max_size=8))
 def test_touched_cells_are_those_with_a_leg_on_the_rows(rows: list[int]) -> None:
     expected = [cell for cell in range(FULL_PLAN.cell_count) if set(FULL_PLAN.legs[:, cell].tolist()) & set(rows)]
@@ -319,7 +316,6 @@ def mids(plan: Plan, cells: np.ndarray[tuple[int, ...], np.dtype[np.int32]]) -> 
     return {tuple(label): int(mid2) for label, mid2 in zip(cell_labels(plan), cells[0], strict=True)}
 
 
-@settings(deadline=None)
 @given(arbitrage_free())
 def test_verticals_and_flies_are_worth_between_nothing_and_their_width(quotes: Array) -> None:
     for (strategy, _, _, width), mid2 in mids(LAW_PLAN, compute_tiles(LAW_PLAN, quotes)).items():
@@ -328,7 +324,6 @@ def test_verticals_and_flies_are_worth_between_nothing_and_their_width(quotes: A
             assert 0 <= mid2 <= 2 * 100 * width
 
 
-@settings(deadline=None)
 @given(arbitrage_free())
 def test_a_call_fly_is_worth_its_put_fly(quotes: Array) -> None:
     worth = mids(LAW_PLAN, compute_tiles(LAW_PLAN, quotes))
@@ -337,7 +332,6 @@ def test_a_call_fly_is_worth_its_put_fly(quotes: Array) -> None:
     assert calls == puts
 
 
-@settings(deadline=None)
 @given(quoted(LAW_BOARD))
 def test_flies_telescope_to_vertical_differences_on_any_quotes(quotes: Array) -> None:
     quotes["quote"]["bid"] = np.clip(quotes["quote"]["bid"], 1, 10_000)

@@ -47,7 +47,7 @@ def frames(file: Path) -> list[bytes]:
 # --- the format
 
 
-@settings(deadline=None, max_examples=25)  # each one waits for the disk
+@settings(max_examples=25)  # each one waits for the disk
 @given(payloads)
 def test_records_come_back_byte_for_byte(tmp_path_factory: pytest.TempPathFactory, payloads: list[bytes]) -> None:
     file = tmp_path_factory.mktemp("capture") / "day"
@@ -80,7 +80,7 @@ def test_parts_are_read_in_order(tmp_path: Path) -> None:
     assert frames(tmp_path / "day") == [str(part).encode() for part in range(12)]
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(st.integers(0, 10_000))
 def test_a_file_torn_anywhere_reads_up_to_its_last_whole_second(
     tmp_path_factory: pytest.TempPathFactory, cut: int

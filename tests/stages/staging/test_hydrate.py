@@ -663,7 +663,7 @@ def balance(pipeline: Pipeline) -> tuple[int, int]:
     return sum(counts.get(name, 0) for name in COUNTED), counts.get("events", 0) + counts.get("extra_groups", 0)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(frames, st.data())
 def test_order_cuts_and_redelivery_make_no_difference(
     told: Sequence[tuple[list[dict[str, object]], float]], data: st.DataObject
@@ -675,7 +675,7 @@ def test_order_cuts_and_redelivery_make_no_difference(
     assert state_of(other) == state_of(expected)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(frames, st.integers(1, 3))
 def test_every_event_is_counted_exactly_once(told: Sequence[tuple[list[dict[str, object]], float]], batch: int) -> None:
     pipeline = hydrated(*(frame(*found, ts=ts) for found, ts in told), batch=batch)

@@ -664,7 +664,6 @@ def test_staging_is_exact_under_every_interleaving(redis_url: str, monkeypatch: 
     settings = how(
         max_examples=examples,
         stateful_step_count=STEPS,
-        deadline=None,
         suppress_health_check=list(HealthCheck),
         print_blob=True,
     )
