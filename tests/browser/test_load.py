@@ -72,9 +72,9 @@ async def test_an_update_is_applied_and_painted_in_no_time(screen: Screen) -> No
           return spent;
         }})()"""
     )
-    spent.sort()
-    log.info("a diff of %d cells: p50 %.2f ms, p90 %.2f ms, worst %.2f ms", CHANGED, spent[50], spent[90], spent[-1])
-    assert spent[25] < APPLY_AND_PAINT_MS  # of the others a busy machine may have taken a part
+    p50, p90, worst = median(spent), sorted(spent)[90], max(spent)
+    log.info("a diff of %d cells: p50 %.2f ms, p90 %.2f ms, worst %.2f ms", CHANGED, p50, p90, worst)
+    assert p50 < APPLY_AND_PAINT_MS
 
 
 async def test_ten_updates_a_second_leave_the_frames_alone(screen: Screen) -> None:

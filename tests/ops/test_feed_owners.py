@@ -122,7 +122,6 @@ def test_a_killed_owner_is_replaced_within_five_seconds_and_no_socket_has_two(pl
         wait_until(lambda: len(set(owners().values())) == len(FEEDS), "each socket at another process", LIVE_S)
         wait_until(lambda: all(time.time() - ts < 1.0 for ts in watch.newest.values()), "frames of both", LIVE_S)
         wait_until(lambda: len(fetches()) == 4 and all(fetches()), "fetches by all four", LIVE_S)
-        moved_s = []
         for shard in range(SHARDS):
             feed = f"options:{shard}"
             victim = owners()[feed]
@@ -131,6 +130,5 @@ def test_a_killed_owner_is_replaced_within_five_seconds_and_no_socket_has_two(pl
             wait_until(lambda: owners().get(feed, victim) != victim, "another owner")  # noqa: B023 (called at once)
             moved = time.time()
             wait_until(lambda: watch.newest[shard] > moved, "its frames")  # noqa: B023
-            moved_s.append(watch.newest[shard] - killed)
-        assert min(moved_s) < MOVES_WITHIN_S  # on a busy machine one of them may be late
+            assert watch.newest[shard] - killed < MOVES_WITHIN_S
         assert {feed: row["most"] for feed, row in census(place).items()} == dict.fromkeys(FEEDS, 1)
