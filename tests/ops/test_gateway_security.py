@@ -285,6 +285,7 @@ async def _ask_raw(raw: bytes, gateway: RunningGateway) -> None:
     async with asyncio.timeout(PATIENCE_S):
         line = await reader.readline()
     writer.close()
+    await asyncio.sleep(0.02)  # a server that has not yet seen the end would wait for it as it stops
     assert line.startswith(b"HTTP/1.") and int(line.split()[1]) < 500, line
 
 
