@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from pathlib import Path
-from time import monotonic
 
 from playwright.async_api import Browser, Route
 
@@ -121,15 +120,9 @@ async def test_a_page_that_waits_is_live_three_seconds_after_the_first_models(
         await screen.until("window.page?.feed.state === 'waiting'")
         screen.pipeline.spot(SPOT)
         await screen.pipeline.live()
-        began = monotonic()
         await screen.until(
-            "document.body.dataset.state === 'live' && page.heatmap.sheet && page.exposures.byStrike.size > 0"
+            "document.body.dataset.state === 'live' && page.heatmap.sheet && page.exposures.byStrike.size > 0", 3.0
         )
-        waited_s, began = monotonic() - began, monotonic()
-        await screen.pipeline.publish_tick()
-        await screen.until("page.feed.latest.gex.tick >= 2")
-        update_s = monotonic() - began  # any update takes so long on a machine as busy as this one
-        assert waited_s < 3.0 + 5 * update_s
 
 
 async def test_a_restarted_gateway_is_followed_again(

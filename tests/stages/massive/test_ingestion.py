@@ -15,7 +15,6 @@ import aiohttp
 import pytest
 
 from consumers.broker import Broker
-from consumers.lease import GRACE, HOLD_MS, RENEW_EVERY_S
 from consumers.runner import Runner, ended
 from contracts.clock import MarketClock, encode_clock
 from contracts.feed_report import FeedReport, feed_signals, fresh_reports
@@ -182,12 +181,7 @@ async def test_every_contract_is_subscribed_once_over_all_shards(start: Start, c
     await wait_until_async(lambda: len(set(quoted(client))) > board / 2, "their quotes come")
 
 
-def test_a_feed_moves_within_five_seconds_of_a_death() -> None:
-    """The lease of the dead runs out; somebody with room for it, or else somebody, looks and takes it."""
-    assert (1 + GRACE) * HOLD_MS / 1000 + 2 * RENEW_EVERY_S < 5.0
-
-
-async def test_feeds_spread_over_processes_and_move_when_one_dies(
+async def test_feeds_spread_over_processes_and_move_within_five_seconds_of_a_death(
     start: Start, client: Any, board: int, mock: RunningMock
 ) -> None:
     one = start("one")
@@ -197,9 +191,11 @@ async def test_feeds_spread_over_processes_and_move_when_one_dies(
     await wait_until_async(lambda: share(client) == [1, 2, 2] and live(client), "two at most", 30.0)
     victim = one if list(owners(client).values()).count("one") == 2 else three
     await victim.kill()
+    died = time.monotonic()
     await wait_until_async(
         lambda: len(owners(client)) == 5 and victim.name not in owners(client).values(), "the others have all"
     )
+    assert time.monotonic() - died < 5.0
     await wait_until_async(lambda: live(client), "all live again")
     found = await sockets(mock)
     assert {feed: found[feed]["most"] for feed in FEEDS} == dict.fromkeys(FEEDS, 1)
@@ -255,7 +251,9 @@ async def test_a_staging_that_is_away_makes_feeds_conflate_and_health_says_so(
     await wait_until_async(lambda: int(client.hget(analytics, "conflated") or 0) > 2000, "events give way", 30.0)
     assert client.xlen(stream) == held >= 100  # of all that came meanwhile nothing was appended
     client.xtrim(stream, maxlen=0)  # staging is back and has read everything
+    back = time.monotonic()
     await wait_until_async(lambda: len(quoted(client, conflated=True)) > board / 2, "the newest events come")
+    assert time.monotonic() - back < 3.0
     found = quoted(client, conflated=True)
     assert len(set(found)) == len(found)  # each contract that was quoted meanwhile, once
 
@@ -373,6 +371,7 @@ async def test_no_window_ever_sees_more_requests_than_the_budget(broker: Broker)
             await asyncio.sleep(wait_s)
         else:
             taken.append((asked, time.monotonic()))
+    assert taken[2][1] - taken[0][0] < 0.3  # the first go at once
     for (first, _), (_, fourth) in zip(taken, taken[3:], strict=False):
         assert fourth - first > 0.399  # the server's clock ticks in ms
 
